@@ -1,0 +1,27 @@
+package ops
+
+import "time"
+
+// Push is one push of commits to one branch, as a forge told it.
+type Push struct {
+	Provider string    // github, gitlab…: the route it came by
+	Repo     string    // clone URL, as the forge gives it
+	RepoURLs []string  // every URL under which the forge knows the repository, Repo included
+	Name     string    // owner/name, for people
+	Branch   string    // without refs/heads/
+	Default  string    // the repository's default branch
+	Before   string    // full commit hash before, all zeros for a new branch
+	After    string    // full commit hash that was pushed
+	PushedAt time.Time // as the forge's clock says; zero if unknown
+	Pusher   string    // who pushed, as the forge names them
+	Compare  string    // link to the difference, may be empty
+	Commits  []Commit  // oldest first; may be cut short by the forge
+}
+
+// Commit is one commit of a push.
+type Commit struct {
+	ID      string
+	Message string // subject and body
+	Author  string
+	URL     string
+}

@@ -1,0 +1,136 @@
+package ops
+
+import (
+	"context"
+	"time"
+
+	"waggle/internal/secret"
+)
+
+// Mode is a service's scheduling mode, spelled as the docker CLI prints it.
+type Mode string
+
+const (
+	Replicated    Mode = "replicated"
+	Global        Mode = "global"
+	ReplicatedJob Mode = "replicated-job"
+	GlobalJob     Mode = "global-job"
+)
+
+// Service is a swarm service as operations see it: one reading, at one version.
+type Service struct {
+	ID       string
+	Name     string
+	Version  uint64 // Docker's version index; every write carries the one it was planned on
+	Mode     Mode
+	Replicas int    // 0 unless Mode is Replicated
+	Image    string // as in the task spec: name:tag, with @digest when pinned
+	Labels   map[string]string
+
+	Persistent bool          // has a volume or bind mount: its data stays on a node
+	HostPorts  bool          // publishes a port in host mode
+	Update     UpdateStatus  // of the last update that replaced tasks
+	Monitor    time.Duration // how long the swarm watches a new task before it trusts it (5 s unless set)
+	MaxPerNode int           // max_replicas_per_node, 0 = no limit
+}
+
+// UpdateStatus is how the swarm's own rolling update goes. State is "" when
+// there was none, else updating, paused, completed, rollback_started,
+// rollback_paused or rollback_completed.
+type UpdateStatus struct {
+	State     string
+	Message   string
+	StartedAt time.Time
+}
+
+// Task is one task of a service.
+type Task struct {
+	ID        string
+	ServiceID string
+	NodeID    string // "" until it is assigned
+	Slot      int    // 0 for a global service
+	State     string // as Docker spells it: new, pending, assigned, preparing, starting, running, complete, failed, rejected, shutdown, orphaned…
+	Desired   string // running, shutdown, ready…
+	Err       string // the task's own error: "no suitable node (…)", "task: non-zero exit (1)"…
+	ExitCode  int
+	Image     string
+	Created   time.Time
+	Updated   time.Time // when State was reached
+}
+
+// Node is one engine of the swarm.
+type Node struct {
+	ID           string
+	Hostname     string
+	Addr         string
+	Role         string // manager or worker
+	Leader       bool
+	Availability string // active, pause or drain
+	State        string // ready, down, disconnected or unknown
+}
+
+// RegistryAuth is what it takes to log in to a registry.
+type RegistryAuth struct {
+	Username string
+	Password secret.Text
+}
+
+// Change is what one update of a service changes; a nil or empty field leaves
+// that part of the service as it is.
+type Change struct {
+	Replicas *int
+	Image    string            // the new image, pinned by digest
+	Labels   map[string]string // set these; others stay
+	// Rollback asks that a failed update goes back to the version before: where
+	// the service has no update config of its own, it gets one (one task at a
+	// time, start-first, or stop-first when Persistent or HostPorts).
+	Rollback bool
+	// Auth are the credentials for the service's image; nil keeps what the
+	// service has.
+	Auth *RegistryAuth
+}
+
+// BuildRequest describes one image build.
+type BuildRequest struct {
+	Dir        string // context directory
+	Dockerfile string // path inside Dir, "Dockerfile" unless the app says otherwise
+	Tag        string // full reference to tag the image with
+	// Auths are the credentials for private base images, by registry domain. A
+	// registry is only ever given its own.
+	Auths map[string]RegistryAuth
+}
+
+// Swarm is what operations need of a Docker Swarm. Errors are *Error: NotFound
+// when what is named does not exist, OutOfDate when a write's version is stale,
+// Unavailable when no manager answers; anything else is Internal. Every call
+// honours ctx.
+type Swarm interface {
+	// Services returns all services, by name.
+	Services(ctx context.Context) ([]Service, error)
+	// Service returns the service of exactly that name (or id).
+	Service(ctx context.Context, name string) (Service, error)
+	// Tasks returns the tasks of a service: all the swarm still knows, or only
+	// those made from the service's current task spec.
+	Tasks(ctx context.Context, serviceID string, upToDate bool) ([]Task, error)
+	// Nodes returns all nodes, by hostname.
+	Nodes(ctx context.Context) ([]Node, error)
+
+	// UpdateService makes the change on the version that svc was read at, in
+	// one write, and returns the warnings of the engine.
+	UpdateService(ctx context.Context, svc Service, change Change) ([]string, error)
+	// RollbackService goes back to the service's previous spec, on the version
+	// that svc was read at.
+	RollbackService(ctx context.Context, svc Service) error
+	// TaskLogs returns the last lines that a task printed, stdout and stderr
+	// together; "" when there are none.
+	TaskLogs(ctx context.Context, taskID string, lines int) (string, error)
+
+	// Build builds an image with BuildKit on this manager's engine; log is
+	// called with each line of progress, in order. A failing build is Failed,
+	// with the end of the failing step's output as its Log.
+	Build(ctx context.Context, req BuildRequest, log func(line string)) error
+	// Push pushes a tagged image and returns its digest ("sha256:…") as the
+	// registry has it. Wrong credentials or a failing registry are Failed with
+	// the registry's own words.
+	Push(ctx context.Context, ref string, auth RegistryAuth, log func(line string)) (digest string, err error)
+}
