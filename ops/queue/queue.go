@@ -1,0 +1,134 @@
+// Package queue is the durable job queue, asynq on Redis. A job is an id and a
+// payload; what it means is the handler's matter.
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/redis/go-redis/v9"
+)
+
+// Retention is how long a finished job's id is remembered, so that the same job
+// cannot be added again.
+const Retention = 7 * 24 * time.Hour
+
+// pollInterval is how soon an idle worker sees a new job.
+const pollInterval = 100 * time.Millisecond
+
+const (
+	taskType = "operation"
+	maxRetry = 10            // of failures of the handler itself, such as Redis being away
+	longest  = 4 * time.Hour // every step has a shorter deadline of its own
+)
+
+var (
+	// ErrDuplicate says that a job of that id is there already, or was in the last Retention.
+	ErrDuplicate = errors.New("a job of that id is queued or was done already")
+	// ErrBusy, from a handler, puts the job back for about a second. It is no failure.
+	ErrBusy = errors.New("not its turn yet")
+	// ErrInterrupted, from a handler, puts the job back at once. It is no failure.
+	ErrInterrupted = errors.New("interrupted")
+)
+
+// Handler does one job. It is called again after an error, so it must know from
+// its own records what is done already.
+type Handler func(ctx context.Context, payload []byte) error
+
+// Queue is one named queue: jobs of any process, workers of this one.
+type Queue struct {
+	name   string
+	client *asynq.Client
+	server *asynq.Server
+	stop   chan struct{} // closed to interrupt the running jobs
+}
+
+// Options configure a queue's workers in this process.
+type Options struct {
+	Name        string
+	Concurrency int           // jobs side by side
+	Log         *slog.Logger
+}
+
+// New returns the queue on rdb; no job is taken before Start.
+func New(rdb redis.UniversalClient, o Options) *Queue {
+	return &Queue{
+		name:   o.Name,
+		client: asynq.NewClientFromRedisClient(rdb),
+		stop:   make(chan struct{}),
+		server: asynq.NewServerFromRedisClient(rdb, asynq.Config{
+			Concurrency:              o.Concurrency,
+			Queues:                   map[string]int{o.Name: 1},
+			TaskCheckInterval:        pollInterval,
+			DelayedTaskCheckInterval: 500 * time.Millisecond,
+			ShutdownTimeout:          8 * time.Second,
+			RetryDelayFunc:           retryDelay,
+			IsFailure:                func(err error) bool { return !errors.Is(err, ErrBusy) && !errors.Is(err, ErrInterrupted) },
+			Logger:                   logger{o.Log.With("queue", o.Name)},
+		}),
+	}
+}
+
+func retryDelay(n int, err error, _ *asynq.Task) time.Duration {
+	switch {
+	case errors.Is(err, ErrBusy):
+		return time.Second
+	case errors.Is(err, ErrInterrupted), errors.Is(err, asynq.ErrLeaseExpired):
+		return 0
+	default:
+		return min(time.Duration(n+1)*2*time.Second, 30*time.Second)
+	}
+}
+
+// Add stores a job. When it returns nil the job is durable in Redis.
+func (q *Queue) Add(ctx context.Context, id string, payload []byte) error {
+	_, err := q.client.EnqueueContext(ctx, asynq.NewTask(taskType, payload),
+		asynq.TaskID(id), asynq.Queue(q.name), asynq.Retention(Retention), asynq.MaxRetry(maxRetry), asynq.Timeout(longest))
+	if errors.Is(err, asynq.ErrTaskIDConflict) {
+		return ErrDuplicate
+	}
+	if err != nil {
+		return fmt.Errorf("queue %s: %w", id, err)
+	}
+	return nil
+}
+
+// Start begins to take jobs.
+func (q *Queue) Start(handle Handler) error {
+	return q.server.Start(asynq.HandlerFunc(func(ctx context.Context, t *asynq.Task) error {
+		// asynq forgets a handler whose context it ended itself, so the context
+		// that Stop ends is a child: the handler is waited for.
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		done := make(chan struct{})
+		defer close(done)
+		go func() {
+			select {
+			case <-q.stop:
+				cancel()
+			case <-done:
+			}
+		}()
+		return handle(ctx, t.Payload())
+	}))
+}
+
+// Stop interrupts the running jobs by their contexts, waits up to 8 s for them,
+// and leaves what is not done in the queue.
+func (q *Queue) Stop() {
+	close(q.stop)
+	q.server.Shutdown()
+}
+
+// logger passes asynq's log on. Its info lines are of no use to an operator.
+type logger struct{ log *slog.Logger }
+
+func (l logger) Debug(args ...any) { l.log.Debug(fmt.Sprint(args...)) }
+func (l logger) Info(args ...any)  { l.log.Debug(fmt.Sprint(args...)) }
+func (l logger) Warn(args ...any)  { l.log.Warn(fmt.Sprint(args...)) }
+func (l logger) Error(args ...any) { l.log.Error(fmt.Sprint(args...)) }
+func (l logger) Fatal(args ...any) { l.log.Error(fmt.Sprint(args...)) }

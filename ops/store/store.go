@@ -1,0 +1,155 @@
+// Package store is what Waggle keeps in Redis: locks, what is in flight, and
+// the recent audit stream. Every key is under "waggle:". Nothing here knows what
+// an operation is; FLUSHALL loses only what was in flight.
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+const prefix = "waggle:"
+
+// Store is a connection to Redis. It is safe for concurrent use.
+type Store struct {
+	rdb redis.UniversalClient
+	now func() time.Time
+}
+
+// Open returns a store on the given Redis without connecting yet.
+func Open(opts *redis.UniversalOptions) *Store {
+	o := *opts
+	o.DialTimeout, o.ReadTimeout, o.WriteTimeout = 2*time.Second, 3*time.Second, 3*time.Second
+	o.ContextTimeoutEnabled = true
+	// A queue's worker and a dozen operations share the pool; idle ones are closed.
+	o.PoolSize, o.MinIdleConns = 20, 1
+	rdb := redis.NewUniversalClient(&o)
+	rdb.AddHook(namespace{})
+	return &Store{rdb: rdb, now: time.Now}
+}
+
+// Client returns the Redis connection for a queue that lives on the same Redis;
+// it puts the queue's keys under "waggle:" too.
+func (s *Store) Client() redis.UniversalClient { return s.rdb }
+
+// Close closes the connections.
+func (s *Store) Close() error { return s.rdb.Close() }
+
+// Ping returns nil when Redis answers and takes writes.
+func (s *Store) Ping(ctx context.Context) error { return s.rdb.Ping(ctx).Err() }
+
+// ErrNotFound says that nothing is stored under a name.
+var ErrNotFound = errors.New("not in Redis")
+
+// Put stores v as JSON under name; a ttl of 0 keeps it.
+func (s *Store) Put(ctx context.Context, name string, v any, ttl time.Duration) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", name, err)
+	}
+	if err := s.rdb.Set(ctx, prefix+name, b, ttl).Err(); err != nil {
+		return fmt.Errorf("store %s: %w", name, err)
+	}
+	return nil
+}
+
+// Get reads what Put stored into v, or returns ErrNotFound.
+func (s *Store) Get(ctx context.Context, name string, v any) error {
+	b, err := s.rdb.Get(ctx, prefix+name).Bytes()
+	if errors.Is(err, redis.Nil) {
+		return ErrNotFound
+	}
+	if err != nil {
+		return fmt.Errorf("read %s: %w", name, err)
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("decode %s: %w", name, err)
+	}
+	return nil
+}
+
+// Add puts a member into a set.
+func (s *Store) Add(ctx context.Context, set, member string) error {
+	return s.rdb.SAdd(ctx, prefix+set, member).Err()
+}
+
+// Remove takes a member out of a set.
+func (s *Store) Remove(ctx context.Context, set, member string) error {
+	return s.rdb.SRem(ctx, prefix+set, member).Err()
+}
+
+// Members lists a set.
+func (s *Store) Members(ctx context.Context, set string) ([]string, error) {
+	return s.rdb.SMembers(ctx, prefix+set).Result()
+}
+
+// Next returns the next number of a sequence, from 1.
+func (s *Store) Next(ctx context.Context, sequence string) (int64, error) {
+	return s.rdb.Incr(ctx, prefix+sequence).Result()
+}
+
+var raise = redis.NewScript(`
+local now = tonumber(redis.call("GET", KEYS[1]) or "0")
+if tonumber(ARGV[1]) > now then redis.call("SET", KEYS[1], ARGV[1], "EX", ARGV[2]); return tonumber(ARGV[1]) end
+return now`)
+
+// Raise stores n under name unless a higher number is there, and returns the
+// higher of the two.
+func (s *Store) Raise(ctx context.Context, name string, n int64, ttl time.Duration) (int64, error) {
+	return raise.Run(ctx, s.rdb, []string{prefix + name}, n, int64(ttl.Seconds())).Int64()
+}
+
+// Append adds one entry to a stream that keeps about its last max entries.
+func (s *Store) Append(ctx context.Context, stream string, entry any, max int64) error {
+	b, err := json.Marshal(entry)
+	if err != nil {
+		return fmt.Errorf("encode %s entry: %w", stream, err)
+	}
+	return s.rdb.XAdd(ctx, &redis.XAddArgs{
+		Stream: prefix + stream, MaxLen: max, Approx: true, Values: map[string]any{"json": b},
+	}).Err()
+}
+
+// namespace is a go-redis hook that puts the queue library's keys, which it
+// names "asynq:…" without a way to change that, under "waggle:" with all others.
+// It rewrites keys and key prefixes in the arguments; the channel names of
+// PUBLISH stay, because subscriptions do not pass through hooks.
+type namespace struct{}
+
+func (namespace) DialHook(next redis.DialHook) redis.DialHook {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) { return next(ctx, network, addr) }
+}
+
+func (namespace) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		rename(cmd)
+		return next(ctx, cmd)
+	}
+}
+
+func (namespace) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		for _, cmd := range cmds {
+			rename(cmd)
+		}
+		return next(ctx, cmds)
+	}
+}
+
+func rename(cmd redis.Cmder) {
+	if cmd.Name() == "publish" {
+		return
+	}
+	for i, arg := range cmd.Args() {
+		if s, ok := arg.(string); ok && i > 0 && strings.HasPrefix(s, "asynq:") {
+			cmd.Args()[i] = prefix + s
+		}
+	}
+}
