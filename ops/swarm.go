@@ -32,6 +32,8 @@ type Service struct {
 	Update     UpdateStatus  // of the last update that replaced tasks
 	Monitor    time.Duration // how long the swarm watches a new task before it trusts it (5 s unless set)
 	MaxPerNode int           // max_replicas_per_node, 0 = no limit
+
+	Running, Desired int // tasks that run, and that should; only Services tells
 }
 
 // UpdateStatus is how the swarm's own rolling update goes. State is "" when
@@ -81,6 +83,7 @@ type Change struct {
 	Replicas *int
 	Image    string            // the new image, pinned by digest
 	Labels   map[string]string // set these; others stay
+	Unset    []string          // labels to remove
 	// Rollback asks that a failed update goes back to the version before: where
 	// the service has no update config of its own, it gets one (one task at a
 	// time, start-first, or stop-first when Persistent or HostPorts).

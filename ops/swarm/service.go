@@ -1,0 +1,130 @@
+package swarm
+
+import (
+	"context"
+	"regexp"
+	"sort"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/mount"
+	"github.com/docker/docker/api/types/swarm"
+
+	"waggle/ops"
+)
+
+// defaultMonitor is how long the swarm watches a new task when the service
+// doesn't say.
+const defaultMonitor = 5 * time.Second
+
+// identifier is what the swarm takes as a service's name, and every id. Nothing
+// else may get into a path of the API.
+var identifier = regexp.MustCompile(`^[a-zA-Z0-9](?:[-_]*[A-Za-z0-9]+)*$`)
+
+// Services returns all services, by name, with how many of their tasks run.
+func (c *Client) Services(ctx context.Context) ([]ops.Service, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	list, err := c.api.ServiceList(ctx, swarm.ServiceListOptions{Status: true})
+	if err != nil {
+		return nil, c.failed(err, "list the services")
+	}
+	services := make([]ops.Service, 0, len(list))
+	for i := range list {
+		services = append(services, service(&list[i]))
+	}
+	sort.Slice(services, func(i, j int) bool { return services[i].Name < services[j].Name })
+	return services, nil
+}
+
+// Service returns the service of exactly that name or id. Docker would take the
+// beginning of an id as well, which could be another service than meant.
+func (c *Client) Service(ctx context.Context, name string) (ops.Service, error) {
+	s, _, err := c.inspect(ctx, name)
+	if err != nil {
+		return ops.Service{}, err
+	}
+	return service(&s), nil
+}
+
+// inspect returns a service as the engine has it, decoded and raw.
+func (c *Client) inspect(ctx context.Context, name string) (swarm.Service, []byte, error) {
+	if !identifier.MatchString(name) {
+		return swarm.Service{}, nil, noService(name, nil)
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	s, raw, err := c.api.ServiceInspectWithRaw(ctx, name, swarm.ServiceInspectOptions{})
+	switch {
+	case errdefs.IsNotFound(err):
+		return s, nil, noService(name, err)
+	case err != nil:
+		return s, nil, c.failed(err, "read the service %s", name)
+	case s.ID != name && s.Spec.Name != name:
+		return s, nil, noService(name, nil)
+	}
+	return s, raw, nil
+}
+
+func noService(name string, err error) error {
+	return (&ops.Error{Code: ops.NotFound, Sentence: "there is no service " + name, Err: err}).
+		Then("`/app list` shows what there is")
+}
+
+// service makes the operations' view of a service.
+func service(s *swarm.Service) ops.Service {
+	o := ops.Service{
+		ID:      s.ID,
+		Name:    s.Spec.Name,
+		Version: s.Version.Index,
+		Labels:  s.Spec.Labels,
+		Monitor: defaultMonitor,
+	}
+	if o.Labels == nil {
+		o.Labels = map[string]string{}
+	}
+	switch m := s.Spec.Mode; {
+	case m.Global != nil:
+		o.Mode = ops.Global
+	case m.ReplicatedJob != nil:
+		o.Mode = ops.ReplicatedJob
+	case m.GlobalJob != nil:
+		o.Mode = ops.GlobalJob
+	default:
+		o.Mode, o.Replicas = ops.Replicated, 1
+		if m.Replicated != nil && m.Replicated.Replicas != nil {
+			o.Replicas = int(*m.Replicated.Replicas)
+		}
+	}
+	if cs := s.Spec.TaskTemplate.ContainerSpec; cs != nil {
+		o.Image = cs.Image
+		for _, m := range cs.Mounts {
+			if m.Type == mount.TypeVolume || m.Type == mount.TypeBind {
+				o.Persistent = true
+			}
+		}
+	}
+	if p := s.Spec.TaskTemplate.Placement; p != nil {
+		o.MaxPerNode = int(p.MaxReplicas)
+	}
+	if e := s.Spec.EndpointSpec; e != nil {
+		for _, p := range e.Ports {
+			if p.PublishMode == swarm.PortConfigPublishModeHost {
+				o.HostPorts = true
+			}
+		}
+	}
+	if u := s.Spec.UpdateConfig; u != nil && u.Monitor > 0 {
+		o.Monitor = u.Monitor
+	}
+	if u := s.UpdateStatus; u != nil {
+		o.Update = ops.UpdateStatus{State: string(u.State), Message: u.Message}
+		if u.StartedAt != nil {
+			o.Update.StartedAt = *u.StartedAt
+		}
+	}
+	if st := s.ServiceStatus; st != nil {
+		o.Running, o.Desired = int(st.RunningTasks), int(st.DesiredTasks)
+	}
+	return o
+}
