@@ -2,16 +2,262 @@ package swarm
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/distribution/reference"
+	"github.com/docker/docker/api/types/build"
+	"github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/session/filesync"
+	"github.com/tonistiigi/fsutil"
+	fstypes "github.com/tonistiigi/fsutil/types"
 
 	"waggle/ops"
 )
 
-// Build builds an image with BuildKit.
+// Build builds an image with BuildKit on this engine. The engine asks for the
+// files it needs through a session, so .dockerignore is honoured and of a
+// context seen before only the changed files travel. Log is called from this
+// goroutine with lines like "#5 [2/3] RUN make", "#5 0.21 hello" and
+// "#5 DONE 0.3s".
+//
+// A failing build is Failed with the end of the failing step's output as its
+// Log; a Dockerfile outside Dir is Invalid; a cancelled ctx is Canceled, and
+// stops the build on the engine.
 func (c *Client) Build(ctx context.Context, req ops.BuildRequest, log func(line string)) error {
-	return ops.Errorf(ops.Internal, "building is not there yet")
+	dir, dockerfile, err := buildPaths(req)
+	if err != nil {
+		return err
+	}
+	tag, err := reference.ParseNormalizedNamed(req.Tag)
+	if err != nil {
+		return ops.Errorf(ops.Invalid, "%q is not an image: %w", req.Tag, err)
+	}
+	source, err := syncedDir(dir)
+	if err != nil {
+		return c.failed(err, "read the build context")
+	}
+	files, err := syncedDir(filepath.Dir(dockerfile))
+	if err != nil {
+		return c.failed(err, "read the Dockerfile")
+	}
+
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	// The shared key lets the engine find the files of the build before.
+	s, err := session.NewSession(ctx, "waggle:"+tag.Name())
+	if err != nil {
+		return c.failed(err, "prepare the build")
+	}
+	s.Allow(filesync.NewFSSyncProvider(filesync.StaticDirSource{"context": source, "dockerfile": files}))
+	s.Allow(baseAuth{auths: req.Auths})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if err := s.Run(ctx, c.dialSession); err != nil {
+			cancel(err)
+		}
+	}()
+	defer func() {
+		s.Close()
+		<-ended
+	}()
+
+	id := rand.Text()
+	// An older engine notices only late that nobody reads a build's progress.
+	defer context.AfterFunc(ctx, func() { c.cancelBuild(ctx, id) })()
+	resp, err := c.api.ImageBuild(ctx, nil, build.ImageBuildOptions{
+		Version:       build.BuilderBuildKit,
+		BuildID:       id,
+		SessionID:     s.ID(),
+		RemoteContext: "client-session",
+		Dockerfile:    filepath.Base(dockerfile),
+		Tags:          []string{req.Tag},
+		Remove:        true,
+	})
+	if err == nil {
+		err = follow(resp.Body, newProgress(log))
+		resp.Body.Close()
+	}
+	return c.buildFailed(ctx, err, req)
 }
 
-// Push pushes a tagged image.
-func (c *Client) Push(ctx context.Context, ref string, auth ops.RegistryAuth, log func(line string)) (string, error) {
-	return "", ops.Errorf(ops.Internal, "pushing is not there yet")
+// dialSession opens the connection by which the engine reaches back to us.
+func (c *Client) dialSession(ctx context.Context, proto string, meta map[string][]string) (net.Conn, error) {
+	return c.api.DialHijack(ctx, "/session", proto, meta)
+}
+
+// cancelBuild stops a build on the engine.
+func (c *Client) cancelBuild(ctx context.Context, id string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	defer cancel()
+	if err := c.api.BuildCancel(ctx, id); err != nil {
+		c.log.Debug("cancelling a build", "err", err)
+	}
+}
+
+// buildPaths returns the context directory and the Dockerfile with all symbolic
+// links resolved, and makes sure that the one is in the other.
+func buildPaths(req ops.BuildRequest) (dir, dockerfile string, err error) {
+	name := req.Dockerfile
+	if name == "" {
+		name = "Dockerfile"
+	}
+	outside := ops.Errorf(ops.Invalid, "the Dockerfile %s is outside the build context", name)
+	if !filepath.IsLocal(name) {
+		return "", "", outside
+	}
+	if dir, err = filepath.EvalSymlinks(req.Dir); err != nil {
+		return "", "", &ops.Error{Code: ops.Failed, Sentence: "the build context cannot be read", Err: err}
+	}
+	dockerfile, err = filepath.EvalSymlinks(filepath.Join(dir, name))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", "", (&ops.Error{Code: ops.Failed, Sentence: fmt.Sprintf("there is no %s in the build context", name), Err: err}).
+			Then("add one, or say where it is with the label waggle.dockerfile")
+	case err != nil:
+		return "", "", &ops.Error{Code: ops.Failed, Sentence: fmt.Sprintf("the Dockerfile %s cannot be read", name), Err: err}
+	}
+	if rel, err := filepath.Rel(dir, dockerfile); err != nil || !filepath.IsLocal(rel) {
+		return "", "", outside
+	}
+	if info, err := os.Stat(dockerfile); err != nil || !info.Mode().IsRegular() {
+		return "", "", ops.Errorf(ops.Failed, "the Dockerfile %s is not a file", name)
+	}
+	return dir, dockerfile, nil
+}
+
+// syncedDir offers a directory to the engine, owned by root as a build expects.
+func syncedDir(dir string) (fsutil.FS, error) {
+	f, err := fsutil.NewFS(dir)
+	if err != nil {
+		return nil, err
+	}
+	return fsutil.NewFilterFS(f, &fsutil.FilterOpt{Map: func(_ string, st *fstypes.Stat) fsutil.MapResult {
+		st.Uid, st.Gid = 0, 0
+		return fsutil.MapResultKeep
+	}})
+}
+
+// record is one JSON record of a build's or push's stream.
+type record struct {
+	ID          string          `json:"id"`
+	Status      string          `json:"status"`
+	Progress    json.RawMessage `json:"progressDetail"`
+	Aux         json.RawMessage `json:"aux"`
+	Error       string          `json:"error"`
+	ErrorDetail *struct {
+		Message string `json:"message"`
+	} `json:"errorDetail"`
+}
+
+// failure is the error that a record tells, "" if none.
+func (r *record) failure() string {
+	if r.ErrorDetail != nil && r.ErrorDetail.Message != "" {
+		return r.ErrorDetail.Message
+	}
+	return r.Error
+}
+
+// stepError is a build that failed in itself.
+type stepError struct {
+	message string // the engine's words
+	step    string // the failing step's name, "" if no step failed
+	log     string // the end of its output
+}
+
+func (e *stepError) Error() string { return e.message }
+
+// follow reads a build's stream to its end, and fails with a *stepError when
+// the stream says that the build failed.
+func follow(stream io.Reader, p *progress) error {
+	done := false
+	for d := json.NewDecoder(stream); ; {
+		var r record
+		switch err := d.Decode(&r); {
+		case err == io.EOF && done:
+			p.flush()
+			return nil
+		case err == io.EOF:
+			return fmt.Errorf("the engine ended the build without a result: %w", io.ErrUnexpectedEOF)
+		case err != nil:
+			return err
+		}
+		if message := r.failure(); message != "" {
+			p.flush()
+			step, log := p.failing()
+			return &stepError{message: message, step: step, log: log}
+		}
+		switch r.ID {
+		case "moby.image.id":
+			done = true
+		case "moby.buildkit.trace":
+			if err := p.trace(r.Aux); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// buildFailed turns a build's error into what a person can act on.
+func (c *Client) buildFailed(ctx context.Context, err error, req ops.BuildRequest) error {
+	if err == nil {
+		return nil
+	}
+	switch cause := context.Cause(ctx); {
+	case cause == nil:
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return (&ops.Error{Code: ops.Failed, Sentence: "the build was not done in time", Err: cause}).
+			Then("make it faster, or raise build.timeout")
+	case errors.Is(cause, context.Canceled):
+		return &ops.Error{Code: ops.Canceled, Sentence: "the build was called off", Err: cause}
+	default: // the session failed
+		return c.failed(cause, "open a build session")
+	}
+	var step *stepError
+	if !errors.As(err, &step) {
+		return c.failed(err, "build %s", req.Tag)
+	}
+	message := cleanBuild(step.message)
+	for _, a := range req.Auths {
+		message = scrub(message, a)
+	}
+	first, rest, _ := strings.Cut(message, "\n")
+	e := &ops.Error{Code: ops.Failed, Sentence: "the build failed: " + first, Log: step.log, Err: err}
+	if step.step != "" && !strings.Contains(first, step.step) {
+		e.Sentence = fmt.Sprintf("the build failed at %s: %s", step.step, first)
+	}
+	if e.Log == "" {
+		e.Log = strings.TrimSpace(rest)
+	}
+	e.Err = errors.New(message)
+	switch {
+	case strings.Contains(step.step+message, "docker.io/docker/dockerfile"):
+		e.Next = "the Dockerfile's `# syntax=` line makes the engine fetch docker/dockerfile from Docker Hub, which failed: remove the line, or let the engine reach Docker Hub"
+	case refused(message):
+		e.Next = "see whether the base image exists and whether its registry is added with the right credentials (`/registry list`)"
+	case unreachable(message):
+		e.Next = "see whether this manager reaches the base image's registry"
+	}
+	return e
+}
+
+// cleanBuild removes from a build's error what says nothing to a person.
+func cleanBuild(message string) string {
+	for before := ""; before != message; {
+		before = message
+		message = clean(message)
+		for _, p := range []string{"failed to solve with frontend dockerfile.v0: ", "failed to solve: ", "failed to create LLB definition: ", "failed to build LLB: "} {
+			message = strings.TrimPrefix(message, p)
+		}
+	}
+	return message
 }

@@ -1,0 +1,115 @@
+package swarm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/distribution/reference"
+	"github.com/docker/docker/api/types/image"
+
+	"waggle/ops"
+)
+
+// Push pushes a tagged image and returns its digest ("sha256:…") as the registry
+// has it. Errors of the registry are Failed with its own words; log is called
+// with each line of progress, from this goroutine.
+func (c *Client) Push(ctx context.Context, ref string, auth ops.RegistryAuth, log func(line string)) (string, error) {
+	if log == nil {
+		log = func(string) {}
+	}
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return "", ops.Errorf(ops.Invalid, "%q is not an image: %w", ref, err)
+	}
+	encoded, err := encodeAuth(ref, auth)
+	if err != nil {
+		return "", err
+	}
+	stream, err := c.api.ImagePush(ctx, ref, image.PushOptions{RegistryAuth: encoded})
+	if err != nil {
+		return "", c.pushFailed(ctx, err, named, auth)
+	}
+	defer stream.Close()
+	digest, err := followPush(stream, log)
+	if err != nil {
+		return "", c.pushFailed(ctx, err, named, auth)
+	}
+	return digest, nil
+}
+
+// pushError is what a registry answered, in the engine's words.
+type pushError string
+
+func (e pushError) Error() string { return string(e) }
+
+// followPush reads a push's stream to its end and returns the digest it tells.
+func followPush(stream io.Reader, log func(string)) (string, error) {
+	digest := ""
+	for d := json.NewDecoder(stream); ; {
+		var r record
+		err := d.Decode(&r)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return "", err
+		}
+		if message := r.failure(); message != "" {
+			return "", pushError(message)
+		}
+		var result struct{ Digest string }
+		if len(r.Aux) > 0 && json.Unmarshal(r.Aux, &result) == nil && result.Digest != "" {
+			digest = result.Digest
+		}
+		// Layers repeat their state many times while they wait and travel.
+		switch {
+		case r.Status == "" || len(r.Progress) > 2 || r.Status == "Preparing" || r.Status == "Waiting" || r.Status == "Pushing":
+		case r.ID != "":
+			log(r.ID + ": " + plain(r.Status))
+		default:
+			log(plain(r.Status))
+		}
+	}
+	if digest == "" {
+		return "", fmt.Errorf("the engine ended the push without a digest: %w", io.ErrUnexpectedEOF)
+	}
+	return digest, nil
+}
+
+// pushFailed turns a push's error into what a person can act on.
+func (c *Client) pushFailed(ctx context.Context, err error, named reference.Named, auth ops.RegistryAuth) error {
+	if ctx.Err() != nil {
+		return c.failed(ctx.Err(), "push %s", named.Name())
+	}
+	message := scrub(clean(err.Error()), auth)
+	var told pushError
+	if !errors.As(err, &told) && !refused(message) && !unreachable(message) && !strings.Contains(message, "does not exist locally") {
+		return c.failed(err, "push %s", named.Name())
+	}
+	domain := reference.Domain(named)
+	e := &ops.Error{Code: ops.Failed, Err: errors.New(message)}
+	switch {
+	case strings.Contains(message, "does not exist locally"):
+		e.Sentence = "this engine has no image " + named.String()
+	case untrusted(message):
+		e.Sentence = fmt.Sprintf("the engine does not trust the registry %s: %s", domain, message)
+		return e.Then("give the registry a certificate that is trusted, or list it in the engine's insecure-registries")
+	case refused(message):
+		who := auth.Username
+		if who == "" {
+			who = "nobody (no user is set)"
+		}
+		e.Sentence = fmt.Sprintf("the registry %s does not let %s push to %s: %s", domain, who, reference.Path(named), message)
+		return e.Then("check its user and password with `/registry check`, and change them with `/registry edit`")
+	case unreachable(message):
+		e.Sentence = fmt.Sprintf("the registry %s cannot be reached: %s", domain, message)
+		return e.Then("see whether it runs and whether this manager reaches it: `/registry check`")
+	default:
+		e.Sentence = fmt.Sprintf("the registry %s failed: %s", domain, message)
+	}
+	return e
+}
