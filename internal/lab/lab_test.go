@@ -1,0 +1,472 @@
+package lab
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// ownerEnv makes the test binary a lab's owner that waits to be killed.
+const ownerEnv = "WAGGLE_LAB_TEST_OWNER"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(ownerEnv) != "" {
+		l, err := Start(context.Background(), Options{Nodes: 1, Swarm: true})
+		if err == nil {
+			_, err = l.Manager().Docker(context.Background(), "run", "-d", "--cgroupns", "host", l.BaseImage)
+		}
+		if err != nil {
+			fmt.Println("failed:", err)
+			os.Exit(1)
+		}
+		fmt.Println("up", l.Dir)
+		select {}
+	}
+	os.Exit(m.Run())
+}
+
+// machine is what a lab could leave behind, one line each.
+func machine(t *testing.T) []string {
+	t.Helper()
+	var lines []string
+	for _, cmd := range [][]string{{"ip", "netns"}, {"ip", "-o", "link"}, {"iptables-save"}, {"ip6tables-save"}, {"cat", "/proc/self/mounts"}} {
+		out, err := command(t.Context(), "", cmd[0], cmd[1:]...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for l := range strings.Lines(out) {
+			// Counters, comments with the time, and tables without a rule.
+			l = strings.TrimSpace(regexp.MustCompile(`\[\d+:\d+\]`).ReplaceAllString(l, ""))
+			if cmd[0] == "iptables-save" && !strings.HasPrefix(l, "-") {
+				continue
+			}
+			if cmd[0] == "ip6tables-save" && !strings.HasPrefix(l, "-") {
+				continue
+			}
+			if cmd[0] == "ip" && len(cmd) > 2 {
+				l = strings.Fields(l)[1]
+			}
+			lines = append(lines, strings.Join(cmd, " ")+": "+l)
+		}
+	}
+	procs, _ := filepath.Glob("/proc/[0-9]*/comm")
+	for _, p := range procs {
+		b, _ := os.ReadFile(p)
+		name := strings.TrimSpace(string(b))
+		if slices.ContainsFunc([]string{"dockerd", "containerd", "docker", "sshd", "tini", "nsenter", "runc", "sleep"}, func(s string) bool {
+			return strings.HasPrefix(name, s)
+		}) {
+			lines = append(lines, "process: "+filepath.Dir(p)+" "+name)
+		}
+	}
+	for _, glob := range []string{"/sys/fs/cgroup/*", "/sys/fs/cgroup/*/*", "/sys/fs/cgroup/*/*/*", base + "/waggle-lab-*"} {
+		files, _ := filepath.Glob(glob)
+		for _, f := range files {
+			if st, err := os.Stat(f); err == nil && st.IsDir() {
+				lines = append(lines, "dir: "+f)
+			}
+		}
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+func wantSame(t *testing.T, before []string) {
+	t.Helper()
+	// Network namespaces go a moment after their last process.
+	err := poll(t.Context(), 5*time.Second, func(context.Context) error {
+		var left []string
+		for _, l := range machine(t) {
+			if !slices.Contains(before, l) {
+				left = append(left, l)
+			}
+		}
+		if len(left) > 0 {
+			return errors.New(strings.Join(left, "\n"))
+		}
+		return nil
+	})
+	if err != nil {
+		t.Errorf("left behind: %v", err)
+	}
+}
+
+func TestLab(t *testing.T) {
+	Need(t)
+	ctx := t.Context()
+	before := machine(t)
+
+	owner := killedOwner(t)
+
+	begin := time.Now()
+	l, err := Start(ctx, Options{Swarm: true, Progress: func(s string) { t.Log(s) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	t.Logf("three nodes after %s", time.Since(begin).Round(time.Millisecond))
+	if took := time.Since(begin); took > 20*time.Second {
+		t.Logf("SLOW: a lab should be up in 20 s")
+	}
+	t.Run("killed owner's lab is gone", func(t *testing.T) {
+		for _, p := range owner.Processes {
+			if p.alive() {
+				t.Errorf("process %d is alive", p.PID)
+			}
+		}
+		if l.Dir != owner.dir {
+			t.Errorf("its slot %s was not taken over: have %s", owner.dir, l.Dir)
+		}
+	})
+	t.Run("swarm", func(t *testing.T) { testSwarm(t, l) })
+	t.Run("two labs at once", func(t *testing.T) {
+		between := machine(t)
+		other := New(t, Options{Nodes: 1})
+		if other.Manager().Addr == l.Manager().Addr {
+			t.Error("both labs use the same address")
+		}
+		if _, err := other.Manager().Docker(t.Context(), "run", "--rm", other.BaseImage, "true"); err != nil {
+			t.Error(err)
+		}
+		if err := other.Close(); err != nil {
+			t.Error(err)
+		}
+		wantSame(t, between)
+	})
+	t.Run("ssh", func(t *testing.T) { testSSH(t, l) })
+	t.Run("registries", func(t *testing.T) { testRegistries(t, l) })
+	t.Run("faults", func(t *testing.T) { testFaults(t, l) })
+
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Errorf("second close: %v", err)
+	}
+	wantSame(t, before)
+}
+
+type killed struct {
+	State
+	dir string
+}
+
+// killedOwner starts a lab in another process and kills that with SIGKILL.
+func killedOwner(t *testing.T) killed {
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), ownerEnv+"=1")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer cmd.Process.Kill()
+	line, err := bufio.NewReader(out).ReadString('\n')
+	dir, ok := strings.CutPrefix(strings.TrimSpace(line), "up ")
+	if !ok {
+		t.Fatalf("the other owner says %q: %v", line, err)
+	}
+	st, err := readState(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return killed{st, dir}
+}
+
+func testSwarm(t *testing.T, l *Lab) {
+	ctx := t.Context()
+	m := l.Manager()
+	out, err := m.Docker(ctx, "node", "ls", "--format", "{{.Hostname}} {{.Status}}")
+	if err != nil || strings.Count(out, "Ready") != 3 {
+		t.Fatalf("nodes: %s %v", out, err)
+	}
+	// With credentials, on every node, by an overlay network.
+	if _, err := m.DockerInput(ctx, l.Private.Password, "login", "-u", l.Private.User, "--password-stdin", l.Private.Addr); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{
+		{"network", "create", "-d", "overlay", "comb"},
+		{"service", "create", "-q", "--with-registry-auth", "--network", "comb", "--endpoint-mode", "dnsrr", "--name", "pizza", "--replicas", "3",
+			"--publish", "mode=host,published=8000,target=80", l.Private.Image("busybox:1"), "httpd", "-f", "-p", "80", "-h", "/etc"},
+	} {
+		if _, err := m.Docker(ctx, args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, err = m.Docker(ctx, "service", "ps", "pizza", "-f", "desired-state=running", "--format", "{{.Node}} {{.CurrentState}}")
+	if err != nil || strings.Count(out, "Running") != 3 {
+		t.Fatalf("tasks: %s %v", out, err)
+	}
+	for _, n := range l.Nodes {
+		if !strings.Contains(out, n.Name) {
+			t.Errorf("no task on %s:\n%s", n.Name, out)
+		}
+		if err := get(ctx, "http://"+n.Addr+":8000/passwd"); err != nil {
+			t.Errorf("published port of %s: %v", n.Name, err)
+		}
+	}
+	// From a container on one node to the one on another.
+	id, err := m.Docker(ctx, "ps", "-q", "--filter", "name=pizza")
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := `nslookup tasks.pizza 127.0.0.11 | awk '/^Address/ && !/127.0.0.11/ {print $NF}' | sort -u | while read ip; do wget -q -T 5 -O /dev/null http://$ip/passwd && echo ok; done`
+	out, err = m.Docker(ctx, "exec", strings.TrimSpace(id), "sh", "-c", script)
+	if strings.Count(out, "ok") != 3 {
+		t.Errorf("over the overlay: %q %v", out, err)
+	}
+}
+
+func get(ctx context.Context, url string) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return errors.New(resp.Status)
+	}
+	return nil
+}
+
+func dial(t *testing.T, l *Lab, n *Node, key ssh.PublicKey) (*ssh.Client, error) {
+	t.Helper()
+	b, err := os.ReadFile(l.SSHKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := ssh.ParsePrivateKey(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ssh.Dial("tcp", n.SSHAddr(), &ssh.ClientConfig{
+		User: "root", Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)}, Timeout: 3 * time.Second,
+		HostKeyCallback: ssh.FixedHostKey(key), HostKeyAlgorithms: []string{key.Type()},
+	})
+}
+
+func testSSH(t *testing.T, l *Lab) {
+	for _, n := range l.Nodes {
+		for _, key := range n.HostKeys {
+			c, err := dial(t, l, n, key)
+			if err != nil {
+				t.Fatalf("%s with its %s key: %v", n.Name, key.Type(), err)
+			}
+			defer c.Close()
+			s, err := c.NewSession()
+			if err != nil {
+				t.Fatal(err)
+			}
+			out, err := s.Output("hostname; docker info --format '{{.Name}}'")
+			if want := n.Name + "\n" + n.Name + "\n"; err != nil || string(out) != want {
+				t.Errorf("on %s: %q, %v", n.Name, out, err)
+			}
+			// The socket in the node is that node's engine.
+			conn, err := c.Dial("unix", "/var/run/docker.sock")
+			if err != nil {
+				t.Fatal(err)
+			}
+			conn.Close()
+		}
+	}
+	n := l.Nodes[2]
+	if err := n.StopSSH(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := net.DialTimeout("tcp", n.SSHAddr(), time.Second); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("a stopped sshd: %v", err)
+	}
+	if err := n.StartSSH(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	c, err := dial(t, l, n, n.HostKey())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+}
+
+func testRegistries(t *testing.T, l *Lab) {
+	ctx := t.Context()
+	stranger := *l.Private
+	stranger.User, stranger.Password = "waggle", "wrong"
+	if _, _, err := stranger.Push(ctx, "busybox:2", Image{}); err == nil || !strings.Contains(err.Error(), "401") {
+		t.Errorf("push with a wrong password: %v", err)
+	}
+	l.Registry.Stop()
+	if _, _, err := l.Registry.Push(ctx, "busybox:2", Image{}); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("push to a stopped registry: %v", err)
+	}
+	if err := l.Registry.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	ref, digest, err := l.Registry.Push(ctx, "pizza:2", Image{
+		Cmd: []string{"sh", "-c", "cat /pizza; echo $TOPPING"}, Env: []string{"TOPPING=honey"}, Files: map[string]string{"/pizza": "v2\n"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := l.Manager().Docker(ctx, "run", "--rm", strings.TrimSuffix(ref, ":2")+"@"+digest)
+	if err != nil || out != "v2\nhoney\n" {
+		t.Errorf("the image pushed: %q, %v", out, err)
+	}
+	// A build on the engine, from the base image, pushed by the engine.
+	dir := t.TempDir()
+	file := "FROM " + l.BaseImage + "\nRUN echo built >/made\n"
+	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(file), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	app := l.Private.Image("built:1")
+	for _, args := range [][]string{{"build", "-q", "-t", app, dir}, {"push", "-q", app}} {
+		if _, err := l.Manager().Docker(ctx, args...); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func testFaults(t *testing.T, l *Lab) {
+	ctx := t.Context()
+	n := l.Nodes[2]
+	status := func(want string) {
+		t.Helper()
+		err := poll(ctx, 30*time.Second, func(ctx context.Context) error {
+			out, err := l.Manager().Docker(ctx, "node", "inspect", n.Name, "--format", "{{.Status.State}}")
+			if err == nil && strings.TrimSpace(out) != want {
+				err = fmt.Errorf("%s is %s", n.Name, strings.TrimSpace(out))
+			}
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	if err := n.Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+	status("down")
+	if err := n.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	status("ready")
+
+	reach := func(want bool) {
+		t.Helper()
+		c, err := net.DialTimeout("tcp", n.SSHAddr(), 300*time.Millisecond)
+		if err == nil {
+			c.Close()
+		}
+		if (err == nil) != want {
+			t.Errorf("reach the node: %v", err)
+		}
+	}
+	for _, f := range []struct {
+		name     string
+		do, undo func() error
+	}{
+		{"block", func() error { return n.Block(ctx, "tcp", 22) }, func() error { return n.Unblock(ctx, "tcp", 22) }},
+		{"partition", func() error { return n.Partition(ctx) }, func() error { return n.Heal(ctx) }},
+	} {
+		if err := f.do(); err != nil {
+			t.Fatal(f.name, err)
+		}
+		reach(false)
+		if err := f.undo(); err != nil {
+			t.Fatal(f.name, err)
+		}
+		if err := poll(ctx, 5*time.Second, func(ctx context.Context) error {
+			c, err := net.DialTimeout("tcp", n.SSHAddr(), time.Second)
+			if err == nil {
+				c.Close()
+			}
+			return err
+		}); err != nil {
+			t.Error(f.name, err)
+		}
+	}
+	if err := n.Kill(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestRedis(t *testing.T) {
+	if _, err := lookPath("redis-server"); err != nil && os.Getenv("WAGGLE_LAB") != "1" {
+		t.Skip("needs redis-server: apt-get install redis-server")
+	}
+	ctx := t.Context()
+	r, err := StartRedis(ctx, t.TempDir(), AppendOnly())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Stop()
+	do := func(command, want string) {
+		t.Helper()
+		c, err := net.Dial("tcp", r.Addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		fmt.Fprintf(c, "%s\r\n", command)
+		got, err := bufio.NewReader(c).ReadString('\n')
+		if err != nil || strings.TrimSpace(got) != want {
+			t.Errorf("%s: %q, want %q (%v)", command, got, want, err)
+		}
+	}
+	do("INCR bees", ":1")
+	r.Kill()
+	if err := r.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	do("INCR bees", ":2")
+	if err := r.Restart(ctx); err != nil {
+		t.Fatal(err)
+	}
+	do("INCR bees", ":3")
+}
+
+// The messages are all that somebody without root gets, so they must name the way.
+func TestRequireSaysWhatToInstall(t *testing.T) {
+	if os.Geteuid() == 0 {
+		t.Skip("root would install")
+	}
+	err := require(t.Context(), []tool{{"no-such-program", "some-package"}}, func(string, ...any) {})
+	if err == nil || !strings.Contains(err.Error(), "some-package") || !strings.Contains(err.Error(), "sudo") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestIdentity(t *testing.T) {
+	id, err := identify(os.Getpid())
+	if err != nil || !id.alive() {
+		t.Fatalf("%+v %v", id, err)
+	}
+	id.Start += "0"
+	if id.alive() {
+		t.Error("a process that started at another time is taken for this one")
+	}
+}

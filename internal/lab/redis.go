@@ -1,0 +1,135 @@
+package lab
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Redis is a real redis-server on a loopback port. It needs no root.
+type Redis struct {
+	Addr string // host:port
+	URL  string // redis://…
+
+	dir  string
+	port int
+	aof  bool
+	proc *proc
+}
+
+// RedisOption changes how StartRedis starts its server.
+type RedisOption func(*Redis)
+
+// AppendOnly makes the server write each command to disk before it answers, so
+// that nothing acknowledged is lost by Kill and Restart.
+func AppendOnly() RedisOption { return func(r *Redis) { r.aof = true } }
+
+// StartRedis starts a server that keeps its files in dir. The caller must Stop it.
+func StartRedis(ctx context.Context, dir string, opts ...RedisOption) (*Redis, error) {
+	if _, err := lookPath("redis-server"); err != nil {
+		if err := require(ctx, []tool{{"redis-server", "redis-server"}}, func(string, ...any) {}); err != nil {
+			return nil, fmt.Errorf("redis-server is missing: apt-get install --no-install-recommends redis-server: %w", err)
+		}
+	}
+	r := &Redis{dir: dir}
+	for _, o := range opts {
+		o(r)
+	}
+	var err error
+	for range 5 { // somebody may take the free port before the server does
+		if r.port, err = freePort(); err != nil {
+			return nil, fmt.Errorf("starting redis: %w", err)
+		}
+		r.Addr = net.JoinHostPort("127.0.0.1", strconv.Itoa(r.port))
+		r.URL = "redis://" + r.Addr + "/0"
+		if err = r.Start(ctx); err == nil {
+			return r, nil
+		}
+		r.Kill()
+	}
+	return nil, err
+}
+
+// Start starts the server again, on the same port and with the same files.
+func (r *Redis) Start(ctx context.Context) error {
+	if r.proc != nil && r.proc.running() {
+		return nil
+	}
+	path, err := lookPath("redis-server")
+	if err != nil {
+		return err
+	}
+	log := filepath.Join(r.dir, "redis.log")
+	if err := os.Remove(log); err != nil && !os.IsNotExist(err) { // an old "Ready" is not this one's
+		return fmt.Errorf("starting redis: %w", err)
+	}
+	args := []string{"--port", strconv.Itoa(r.port), "--bind", "127.0.0.1", "--dir", r.dir, "--save", ""}
+	if r.aof {
+		args = append(args, "--appendonly", "yes", "--appendfsync", "always")
+	}
+	cmd := exec.Command(path, args...)
+	cmd.Env, cmd.Dir = cleanEnv(), r.dir
+	if r.proc, err = startProc("redis-server on "+r.Addr, cmd, log); err != nil {
+		return err
+	}
+	return r.proc.until(ctx, 10*time.Second, func(ctx context.Context) error {
+		// Not only a PING: on a port taken meanwhile somebody else's server answers.
+		if b, err := os.ReadFile(log); err != nil || !strings.Contains(string(b), "Ready to accept connections") {
+			return fmt.Errorf("redis has not said that it is ready: %w", err)
+		}
+		return r.ping(ctx)
+	})
+}
+
+func (r *Redis) ping(ctx context.Context) error {
+	d := net.Dialer{Timeout: time.Second}
+	c, err := d.DialContext(ctx, "tcp", r.Addr)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(time.Second))
+	if _, err := c.Write([]byte("PING\r\n")); err != nil {
+		return err
+	}
+	line, err := bufio.NewReader(c).ReadString('\n')
+	if err == nil && !strings.HasPrefix(line, "+PONG") {
+		err = fmt.Errorf("redis answers %q", strings.TrimSpace(line)) // LOADING, at first
+	}
+	return err
+}
+
+// Stop ends the server in good order.
+func (r *Redis) Stop() { r.end(syscall.SIGTERM) }
+
+// Kill ends the server at once.
+func (r *Redis) Kill() { r.end(syscall.SIGKILL) }
+
+func (r *Redis) end(sig syscall.Signal) {
+	if r.proc != nil {
+		r.proc.stop(sig, 5*time.Second)
+	}
+}
+
+// Restart stops the server and starts it again.
+func (r *Redis) Restart(ctx context.Context) error {
+	r.Stop()
+	return r.Start(ctx)
+}
+
+func freePort() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port, nil
+}
