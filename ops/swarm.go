@@ -95,8 +95,9 @@ type Change struct {
 
 // BuildRequest describes one image build.
 type BuildRequest struct {
-	Dir        string // context directory
-	Dockerfile string // path inside Dir, "Dockerfile" unless the app says otherwise
+	Dir        string // the repository's files
+	Context    string // build context, a directory inside Dir; "" is Dir itself
+	Dockerfile string // path inside the context; "" is "Dockerfile"
 	Tag        string // full reference to tag the image with
 	// Auths are the credentials for private base images, by registry domain. A
 	// registry is only ever given its own.

@@ -41,25 +41,28 @@ type Handler func(ctx context.Context, payload []byte) error
 
 // Queue is one named queue: jobs of any process, workers of this one.
 type Queue struct {
-	name   string
-	client *asynq.Client
-	server *asynq.Server
-	stop   chan struct{} // closed to interrupt the running jobs
+	name    string
+	client  *asynq.Client
+	server  *asynq.Server
+	running context.Context // ends when the running jobs are to be interrupted
+	stop    context.CancelFunc
 }
 
 // Options configure a queue's workers in this process.
 type Options struct {
 	Name        string
-	Concurrency int           // jobs side by side
+	Concurrency int // jobs side by side
 	Log         *slog.Logger
 }
 
 // New returns the queue on rdb; no job is taken before Start.
 func New(rdb redis.UniversalClient, o Options) *Queue {
+	running, stop := context.WithCancel(context.Background())
 	return &Queue{
-		name:   o.Name,
-		client: asynq.NewClientFromRedisClient(rdb),
-		stop:   make(chan struct{}),
+		name:    o.Name,
+		client:  asynq.NewClientFromRedisClient(rdb),
+		running: running,
+		stop:    stop,
 		server: asynq.NewServerFromRedisClient(rdb, asynq.Config{
 			Concurrency:              o.Concurrency,
 			Queues:                   map[string]int{o.Name: 1},
@@ -104,15 +107,7 @@ func (q *Queue) Start(handle Handler) error {
 		// that Stop ends is a child: the handler is waited for.
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		done := make(chan struct{})
-		defer close(done)
-		go func() {
-			select {
-			case <-q.stop:
-				cancel()
-			case <-done:
-			}
-		}()
+		defer context.AfterFunc(q.running, cancel)()
 		return handle(ctx, t.Payload())
 	}))
 }
@@ -120,7 +115,7 @@ func (q *Queue) Start(handle Handler) error {
 // Stop interrupts the running jobs by their contexts, waits up to 8 s for them,
 // and leaves what is not done in the queue.
 func (q *Queue) Stop() {
-	close(q.stop)
+	q.stop()
 	q.server.Shutdown()
 }
 

@@ -18,6 +18,9 @@ const leaseTTL = 15 * time.Second
 
 // Claim says who holds a lock, why and since when. It is shown to whoever is refused.
 type Claim struct {
+	// ID, when set, lets the same owner take its own lock again after a restart.
+	// Only one process at a time may work under an ID.
+	ID     string    `json:"id,omitempty"`
 	Owner  string    `json:"owner"`
 	Reason string    `json:"reason"`
 	Since  time.Time `json:"since"`
@@ -51,6 +54,8 @@ type held struct {
 	Token string `json:"token"`
 }
 
+var swap = redis.NewScript(`if redis.call("GET", KEYS[1]) == ARGV[1] then return redis.call("SET", KEYS[1], ARGV[2], "PX", ARGV[3]) end return false`)
+
 // Lock takes the named lock, or returns a *HeldError with the holder's claim.
 // The fence for what is written under it is the swarm's version index: the lock
 // only keeps people out of each other's way. The returned lease's Context is
@@ -71,14 +76,27 @@ func (s *Store) Lock(ctx context.Context, name string, claim Claim) (*Lease, err
 		if !errors.Is(err, redis.Nil) {
 			return nil, fmt.Errorf("lock %s: %w", name, err)
 		}
-		holder, err := s.Holder(ctx, name)
-		if errors.Is(err, ErrNotFound) {
+		old, err := s.rdb.Get(ctx, key).Result()
+		if errors.Is(err, redis.Nil) {
 			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("lock %s: %w", name, err) // a lock that can't be read blocks
 		}
-		return nil, &HeldError{name, holder}
+		var holder held
+		if err := json.Unmarshal([]byte(old), &holder); err != nil {
+			return nil, fmt.Errorf("lock %s: %w", name, err)
+		}
+		if claim.ID == "" || claim.ID != holder.ID {
+			return nil, &HeldError{name, holder.Claim}
+		}
+		err = swap.Run(ctx, s.rdb, []string{key}, old, value, leaseTTL.Milliseconds()).Err()
+		if err == nil {
+			return s.newLease(ctx, key, string(value)), nil
+		}
+		if !errors.Is(err, redis.Nil) {
+			return nil, fmt.Errorf("lock %s: %w", name, err)
+		}
 	}
 	return nil, fmt.Errorf("lock %s: it changes hands too fast", name)
 }

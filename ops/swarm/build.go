@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"github.com/distribution/reference"
@@ -231,17 +232,24 @@ func (c *Client) buildFailed(ctx context.Context, err error, req ops.BuildReques
 		message = scrub(message, a)
 	}
 	first, rest, _ := strings.Cut(message, "\n")
-	e := &ops.Error{Code: ops.Failed, Sentence: "the build failed: " + first, Log: step.log, Err: err}
-	if step.step != "" && !strings.Contains(first, step.step) {
-		e.Sentence = fmt.Sprintf("the build failed at %s: %s", step.step, first)
-	}
+	e := &ops.Error{Code: ops.Failed, Log: step.log, Err: errors.New(message)}
 	if e.Log == "" {
 		e.Log = strings.TrimSpace(rest)
 	}
-	e.Err = errors.New(message)
+	base, isBase := strings.CutPrefix(step.step, "[internal] load metadata for ")
+	switch {
+	case isBase:
+		e.Sentence = fmt.Sprintf("the base image %s cannot be fetched: %s", base, first)
+	case step.step != "":
+		e.Sentence = fmt.Sprintf("the build failed at %s: %s", shorten(step.step, 120), first)
+	default:
+		e.Sentence = "the build failed: " + first
+	}
 	switch {
 	case strings.Contains(step.step+message, "docker.io/docker/dockerfile"):
 		e.Next = "the Dockerfile's `# syntax=` line makes the engine fetch docker/dockerfile from Docker Hub, which failed: remove the line, or let the engine reach Docker Hub"
+	case untrusted(message):
+		e.Next = "give the registry a certificate that is trusted, or list its exact host:port in the engine's insecure-registries"
 	case refused(message):
 		e.Next = "see whether the base image exists and whether its registry is added with the right credentials (`/registry list`)"
 	case unreachable(message):
@@ -250,14 +258,29 @@ func (c *Client) buildFailed(ctx context.Context, err error, req ops.BuildReques
 	return e
 }
 
+// shorten cuts s to at most n runes and shows that it did.
+func shorten(s string, n int) string {
+	if r := []rune(s); len(r) > n {
+		return string(r[:n-1]) + "…"
+	}
+	return s
+}
+
+// ranProcess is how BuildKit, old and new, tells that a RUN failed. It repeats
+// the command, which the step's name has already.
+var ranProcess = regexp.MustCompile(`(?s)^(?:executor failed running \[.*\]|process ".*" did not complete successfully): (.*)$`)
+
 // cleanBuild removes from a build's error what says nothing to a person.
 func cleanBuild(message string) string {
 	for before := ""; before != message; {
 		before = message
 		message = clean(message)
-		for _, p := range []string{"failed to solve with frontend dockerfile.v0: ", "failed to solve: ", "failed to create LLB definition: ", "failed to build LLB: "} {
+		for _, p := range []string{"failed to solve with frontend dockerfile.v0: ", "failed to solve with frontend gateway.v0: ", "failed to solve: ", "failed to create LLB definition: ", "failed to build LLB: ", "failed to compute cache key: "} {
 			message = strings.TrimPrefix(message, p)
 		}
+	}
+	if m := ranProcess.FindStringSubmatch(message); m != nil {
+		message = m[1]
 	}
 	return message
 }

@@ -1,9 +1,12 @@
 package swarm
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,11 +36,12 @@ type step struct {
 	name      string
 	started   time.Time
 	completed time.Time // the end that was printed
+	ended     bool      // the last line printed is how it went
 	failed    bool
-	partial   []byte          // output since the last newline
-	at        time.Time       // when partial was written
-	tail      []string        // last lines of output
-	statuses  map[string]bool // that were printed
+	partial   map[int64][]byte // by stream: output since the last newline
+	at        time.Time        // when the last output was written
+	tail      []string         // last lines of output
+	statuses  map[string]bool  // that were printed
 }
 
 func newProgress(log func(string)) *progress {
@@ -82,6 +86,7 @@ func (p *progress) trace(aux json.RawMessage) error {
 }
 
 func (p *progress) printf(s *step, format string, args ...any) {
+	s.ended = false
 	p.log(fmt.Sprintf("#%d %s", s.number, fmt.Sprintf(format, args...)))
 }
 
@@ -92,7 +97,7 @@ func (p *progress) begin(v *control.Vertex) {
 	}
 	s := p.steps[v.Digest]
 	if s == nil {
-		s = &step{number: len(p.steps) + 1, name: plain(v.Name), statuses: map[string]bool{}}
+		s = &step{number: len(p.steps) + 1, name: plain(v.Name), partial: map[int64][]byte{}, statuses: map[string]bool{}}
 		p.steps[v.Digest] = s
 		p.printf(s, "%s", s.name)
 	}
@@ -115,9 +120,10 @@ func (p *progress) end(v *control.Vertex) {
 		p.printf(s, "ERROR: %s", plain(cleanBuild(v.Error)))
 	case v.Cached:
 		p.printf(s, "CACHED")
-	default:
+	case !s.ended: // BuildKit ends a step for each of its phases
 		p.printf(s, "DONE %.1fs", s.completed.Sub(s.started).Seconds())
 	}
+	s.ended = true
 }
 
 // status prints a transfer or the like when it is complete.
@@ -128,7 +134,7 @@ func (p *progress) status(st *control.VertexStatus) {
 	}
 	s.statuses[st.ID] = true
 	name := st.ID
-	if st.Name != "" {
+	if name == "" {
 		name = st.Name
 	}
 	size := ""
@@ -145,26 +151,30 @@ func (p *progress) output(l *control.VertexLog) {
 		return
 	}
 	s.at = asTime(l.Timestamp)
-	s.partial = append(s.partial, l.Msg...)
+	buf := append(s.partial[l.Stream], l.Msg...)
 	for {
-		i := strings.IndexByte(string(s.partial), '\n')
+		i := bytes.IndexByte(buf, '\n')
 		if i < 0 {
 			break
 		}
-		p.line(s, string(s.partial[:i]))
-		s.partial = append(s.partial[:0], s.partial[i+1:]...)
+		p.line(s, string(buf[:i]))
+		buf = buf[i+1:]
 	}
-	if len(s.partial) > lineLimit {
-		p.finish(s)
+	if len(buf) > lineLimit {
+		p.line(s, string(buf))
+		buf = nil
 	}
+	s.partial[l.Stream] = append([]byte(nil), buf...)
 }
 
-// finish prints what a step wrote since its last newline.
+// finish prints what a step wrote since its last newlines, stdout first.
 func (p *progress) finish(s *step) {
-	if len(s.partial) > 0 {
-		p.line(s, string(s.partial))
-		s.partial = s.partial[:0]
+	for _, stream := range slices.Sorted(maps.Keys(s.partial)) {
+		if len(s.partial[stream]) > 0 {
+			p.line(s, string(s.partial[stream]))
+		}
 	}
+	clear(s.partial)
 }
 
 func (p *progress) line(s *step, text string) {

@@ -97,13 +97,13 @@ func (c *Client) pushFailed(ctx context.Context, err error, named reference.Name
 		e.Sentence = "this engine has no image " + named.String()
 	case untrusted(message):
 		e.Sentence = fmt.Sprintf("the engine does not trust the registry %s: %s", domain, message)
-		return e.Then("give the registry a certificate that is trusted, or list it in the engine's insecure-registries")
+		return e.Then("give the registry a certificate that is trusted, or list its exact host:port in the engine's insecure-registries")
 	case refused(message):
-		who := auth.Username
-		if who == "" {
-			who = "nobody (no user is set)"
+		if auth.Username == "" {
+			e.Sentence = fmt.Sprintf("the registry %s wants a user and password for %s: %s", domain, reference.Path(named), message)
+			return e.Then("set them with `/registry edit`")
 		}
-		e.Sentence = fmt.Sprintf("the registry %s does not let %s push to %s: %s", domain, who, reference.Path(named), message)
+		e.Sentence = fmt.Sprintf("the registry %s does not let %s push to %s: %s", domain, auth.Username, reference.Path(named), message)
 		return e.Then("check its user and password with `/registry check`, and change them with `/registry edit`")
 	case unreachable(message):
 		e.Sentence = fmt.Sprintf("the registry %s cannot be reached: %s", domain, message)

@@ -1,0 +1,227 @@
+package ops
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// logLines is how much of a failing task's log a message shows.
+const logLines = 30
+
+// Deploy brings a pushed commit to an app: clone, build, push, update.
+type Deploy struct {
+	App  string `json:"app"`
+	Push Push   `json:"push"`
+
+	// Image is set once it was built and pushed, so that a deploy that was cut
+	// off after that does not build again.
+	Image string `json:"image,omitempty"`
+
+	svc     Service
+	release int
+}
+
+func (*Deploy) Kind() string     { return "deploy" }
+func (d *Deploy) Target() string { return d.App }
+func (*Deploy) Needs() Role      { return Operator }
+
+// short is the commit as people write it.
+func short(commit string) string { return commit[:min(7, len(commit))] }
+
+// Plan says which image and release the app would get.
+func (d *Deploy) Plan(ctx context.Context, run *Run) (Plan, error) {
+	svc, err := findApp(ctx, run.Swarm, d.App)
+	if err != nil {
+		return Plan{}, err
+	}
+	d.svc = svc
+	if svc.Mode != Replicated && svc.Mode != Global {
+		return Plan{}, Errorf(Invalid, "%s is a job (%s), which a push does not deploy", d.App, svc.Mode)
+	}
+	if reason := svc.notFollowing(d.Push); reason != "" {
+		return Plan{}, Errorf(Canceled, "%s", reason)
+	}
+	if run.Registry.Domain == "" {
+		nodes, err := run.Swarm.Nodes(ctx)
+		if err != nil {
+			return Plan{}, err
+		}
+		if len(nodes) > 1 {
+			return Plan{}, Errorf(Invalid, "no registry is set, and the other %d nodes could not get the image", len(nodes)-1).
+				Then("Set registry.domain, and credentials if it asks for them, in Waggle's settings.")
+		}
+	}
+	releases, err := svc.Releases()
+	if err != nil {
+		return Plan{}, err
+	}
+	last, from := 0, svc.Image
+	if len(releases) > 0 {
+		last = releases[0].Number
+	}
+	if d.Image != "" && svc.Image == d.Image && last > 0 {
+		last-- // an earlier attempt has applied it already
+		from = "the release before"
+	}
+	d.release = last + 1
+	return Plan{Diffs: []Diff{
+		{What: "image", From: withoutDigest(from), To: run.Registry.name(d.App, tag(d.Push.After))},
+		{What: "release", From: strconv.Itoa(last), To: strconv.Itoa(d.release)},
+	}}, nil
+}
+
+func tag(commit string) string { return commit[:min(12, len(commit))] }
+
+func withoutDigest(image string) string {
+	name, _, _ := strings.Cut(image, "@")
+	return name
+}
+
+// follows says whether a push to this repository could be the service's.
+func (s Service) follows(p Push) bool {
+	repo := s.Labels[LabelRepo]
+	for _, url := range p.RepoURLs {
+		if SameRepo(repo, url) {
+			return true
+		}
+	}
+	return false
+}
+
+// notFollowing says why a push does not deploy the service, "" when it does.
+func (s Service) notFollowing(p Push) string {
+	if s.Labels[LabelRepo] == "" {
+		return fmt.Sprintf("%s is not linked to a repository", s.Name)
+	}
+	if !s.follows(p) {
+		return fmt.Sprintf("%s is linked to another repository", s.Name)
+	}
+	branch := s.Labels[LabelBranch]
+	if branch == "" {
+		branch = p.Default
+	}
+	if branch == "" {
+		branch = "main"
+	}
+	if branch != p.Branch {
+		return fmt.Sprintf("%s is deployed from %s, and the push is to %s", s.Name, branch, p.Branch)
+	}
+	return ""
+}
+
+// Prepare makes the image. Nothing of the swarm changes.
+func (d *Deploy) Prepare(ctx context.Context, run *Run) error {
+	if d.Image != "" {
+		return nil
+	}
+	ref := run.Registry.name(d.App, tag(d.Push.After))
+	var dir string
+	remove := func() {}
+	defer func() { remove() }()
+	err := run.Step("clone", func(detail func(string)) (err error) {
+		ctx, cancel := context.WithTimeout(ctx, run.BuildTimeout)
+		defer cancel()
+		// The clone URL is the app's own label: a payload only says that
+		// something was pushed, never where to fetch from.
+		var undo func()
+		dir, undo, err = run.Source.Checkout(ctx, d.svc.Labels[LabelRepo], d.Push.After, d.Push.Branch)
+		if err == nil {
+			remove = undo
+			detail(short(d.Push.After))
+		}
+		return d.timedOut(ctx, err, "cloning", run.BuildTimeout)
+	})
+	if err != nil {
+		return err
+	}
+	err = run.Step("build", func(detail func(string)) error {
+		ctx, cancel := context.WithTimeout(ctx, run.BuildTimeout)
+		defer cancel()
+		req := BuildRequest{Dir: dir, Context: d.svc.Labels[LabelContext], Dockerfile: d.svc.Labels[LabelDockerfile], Tag: ref}
+		if run.Registry.Domain != "" {
+			req.Auths = map[string]RegistryAuth{run.Registry.Domain: run.Registry.Auth}
+		}
+		var last time.Time
+		err := run.Swarm.Build(ctx, req, func(line string) {
+			run.Log.Debug("build", "line", line)
+			if now := run.Now(); now.Sub(last) >= time.Second {
+				last = now
+				detail(line)
+			}
+		})
+		if err == nil {
+			detail("")
+		}
+		return d.timedOut(ctx, err, "the build", run.BuildTimeout)
+	})
+	if err != nil {
+		return err
+	}
+	if run.Registry.Domain != "" {
+		err = run.Step("push", func(detail func(string)) error {
+			ctx, cancel := context.WithTimeout(ctx, run.BuildTimeout)
+			defer cancel()
+			digest, err := run.Swarm.Push(ctx, ref, run.Registry.Auth, func(line string) { run.Log.Debug("push", "line", line) })
+			if err == nil {
+				ref += "@" + digest
+				detail(digest[:min(19, len(digest))])
+			}
+			return d.timedOut(ctx, err, "the push to "+run.Registry.Domain, run.BuildTimeout)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	d.Image = ref
+	if err := run.Save(ctx); err != nil {
+		run.Log.Warn("after a restart this image would be built again", "err", err)
+	}
+	return nil
+}
+
+// timedOut turns the error of a step that ran into its deadline into a sentence.
+func (d *Deploy) timedOut(ctx context.Context, err error, what string, limit time.Duration) error {
+	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return &Error{Code: Failed, Sentence: fmt.Sprintf("%s took longer than %s and was stopped", what, limit),
+			Next: "build.timeout sets how long it may take.", Err: err}
+	}
+	return err
+}
+
+// Apply sets the image and the release label in one update.
+func (d *Deploy) Apply(ctx context.Context, run *Run) error {
+	if d.svc.Image == d.Image {
+		if all, _ := d.svc.Releases(); len(all) > 0 && all[0].Commit == d.Push.After {
+			return nil // done by an attempt that was cut off
+		}
+	}
+	releases, err := d.svc.Releases()
+	if err != nil {
+		return err
+	}
+	label, err := addRelease(releases, Release{Number: d.release, Image: d.Image, Commit: d.Push.After, By: run.Actor.Name, At: run.Now().UTC()})
+	if err != nil {
+		return err
+	}
+	_, err = run.Swarm.UpdateService(ctx, d.svc, Change{
+		Image: d.Image, Labels: map[string]string{LabelReleases: label}, Rollback: true, Auth: run.Registry.authFor(d.Image),
+	})
+	return err
+}
+
+// Converge follows the rolling update to its end.
+func (d *Deploy) Converge(ctx context.Context, run *Run) (string, error) {
+	var got Replicas
+	err := run.Step("update", func(func(string)) (err error) {
+		got, err = run.followUpdate(ctx, d.svc.Name, d.Image)
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s runs release %d (%s), %d of %d", d.App, d.release, short(d.Push.After), got.Running, got.Wanted), nil
+}

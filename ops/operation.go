@@ -1,0 +1,145 @@
+package ops
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"sync"
+	"time"
+)
+
+// Operation is one change of the swarm. The Runner takes every operation the
+// same way: authorise → plan → approve → prepare → lock → apply → converge →
+// report → audit.
+//
+// Its exported fields are what was asked and what has been decided so far: they
+// are kept as JSON, and an operation that was cut off starts again from them. So
+// Plan, Prepare and Apply must see from their fields and from the cluster what is
+// done already, and Run.Save makes a decision durable before it is acted on.
+type Operation interface {
+	// Kind names the operation: "scale". It is the same for all of its type.
+	Kind() string
+	// Target names what it changes. One operation at a time changes a target.
+	Target() string
+	// Needs is the least role that may ask for it.
+	Needs() Role
+	// Plan reads the cluster and says what would change; it changes nothing. It
+	// is called again whenever the cluster changed before Apply got through. An
+	// *Error says why it cannot be done.
+	Plan(ctx context.Context, run *Run) (Plan, error)
+	// Apply does what the last Plan said, in one write, on the version that was
+	// planned on; OutOfDate when the cluster has moved on.
+	Apply(ctx context.Context, run *Run) error
+	// Converge follows the cluster until it shows what was planned and holds it,
+	// and says so in one sentence; or Failed, with what the cluster shows instead.
+	Converge(ctx context.Context, run *Run) (string, error)
+}
+
+// Preparer is an operation with slow work that changes nothing in the swarm, to
+// be done before anything is locked: cloning, building, pushing. One at a time
+// for a target; a newer one replaces those that wait.
+type Preparer interface {
+	Operation
+	Prepare(ctx context.Context, run *Run) error
+}
+
+// Source fetches the files of a commit.
+type Source interface {
+	// Checkout fetches exactly that commit into a directory of its own; the
+	// branch is a hint where to find it. The caller calls remove when done.
+	Checkout(ctx context.Context, url, commit, branch string) (dir string, remove func(), err error)
+}
+
+// Registry is where built images are pushed. With an empty Domain there is none.
+type Registry struct {
+	Domain string // host[:port]
+	Prefix string // path before the image's name, may be empty
+	Auth   RegistryAuth
+}
+
+// Env is what operations work with.
+type Env struct {
+	Swarm    Swarm
+	Source   Source
+	Registry Registry
+	// ScaleAbove is the number of replicas above which a scale waits for an approval.
+	ScaleAbove    int
+	BuildTimeout  time.Duration
+	DeployTimeout time.Duration // the longest an update may take to converge
+	Now           func() time.Time
+}
+
+// Run is one operation under way. Its methods are safe for concurrent use.
+type Run struct {
+	Env
+	Request
+	Log *slog.Logger
+
+	op      Operation
+	resumed bool // an earlier attempt was cut off
+	persist func(ctx context.Context, op json.RawMessage) error
+	message Message
+
+	mu     sync.Mutex
+	status Status
+}
+
+// Save makes the operation's fields durable.
+func (r *Run) Save(ctx context.Context) error {
+	b, err := json.Marshal(r.op)
+	if err != nil {
+		return err
+	}
+	return r.persist(ctx, b)
+}
+
+// update changes the status and shows it.
+func (r *Run) update(change func(*Status)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	change(&r.status)
+	s := r.status
+	s.Took = r.Now().Sub(s.Began)
+	s.Steps = append([]Step(nil), s.Steps...)
+	if r.message != nil {
+		r.message.Show(s)
+	}
+}
+
+// Note shows a sentence about what is waited for or was noticed.
+func (r *Run) Note(sentence string) { r.update(func(s *Status) { s.Note = sentence }) }
+
+// Step shows a stage while do runs, with its time and its end.
+func (r *Run) Step(name string, do func(detail func(string)) error) error {
+	began, i := r.Now(), 0
+	r.update(func(s *Status) {
+		s.State, s.Note, i = Working, "", len(s.Steps)
+		s.Steps = append(s.Steps, Step{Name: name, State: Working, Began: began})
+	})
+	err := do(func(detail string) {
+		r.update(func(s *Status) { s.Steps[i].Detail = detail })
+	})
+	r.update(func(s *Status) {
+		s.Steps[i].Took, s.Steps[i].State = r.Now().Sub(began), Done
+		if err != nil {
+			s.Steps[i].State = Failure
+		}
+	})
+	return err
+}
+
+// Message is the one message in which people see how an operation goes.
+type Message interface {
+	// Show replaces what is shown. It never blocks: statuses that come faster
+	// than they can be shown are left out, never the last one.
+	Show(Status)
+	// Close returns when the last status is shown, or ctx ends.
+	Close(ctx context.Context) error
+}
+
+// Reporter opens messages.
+type Reporter interface {
+	// Open returns the message for a request. ref names the message that an
+	// earlier attempt made, or is ""; save is called with the name of a new one.
+	Open(req Request, ref string, save func(ref string)) Message
+}

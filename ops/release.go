@@ -1,0 +1,58 @@
+package ops
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// Labels of a service that are Waggle's.
+const (
+	LabelRepo       = "waggle.repo"       // clone URL; a push to it deploys the service
+	LabelBranch     = "waggle.branch"     // the branch that is deployed; the repository's default if not set
+	LabelDockerfile = "waggle.dockerfile" // path in the build context, "Dockerfile" if not set
+	LabelContext    = "waggle.context"    // the build context's directory in the repository, its root if not set
+	LabelChannel    = "waggle.channel"    // where its deploys are announced
+	LabelReleases   = "waggle.releases"   // JSON list of Release, newest first
+)
+
+// releasesKept is how many releases the label holds.
+const releasesKept = 10
+
+// Release is one deployed version of an app, as the label waggle.releases holds
+// it. The label and the image change in one update of the service, so the
+// newest release is what the service runs.
+type Release struct {
+	Number int       `json:"number"`
+	Image  string    `json:"image"` // with digest
+	Commit string    `json:"commit"`
+	By     string    `json:"by"`
+	At     time.Time `json:"at"`
+}
+
+// Releases reads the app's releases, newest first.
+func (s Service) Releases() ([]Release, error) {
+	label := s.Labels[LabelReleases]
+	if label == "" {
+		return nil, nil
+	}
+	var out []Release
+	if err := json.Unmarshal([]byte(label), &out); err != nil {
+		return nil, Errorf(Invalid, "the label %s of %s is not what Waggle wrote there", LabelReleases, s.Name).
+			Then("Remove it with `docker service update --label-rm %s %s`; the history starts anew.", LabelReleases, s.Name)
+	}
+	return out, nil
+}
+
+// addRelease returns the label's value with one more release.
+func addRelease(old []Release, r Release) (string, error) {
+	all := append([]Release{r}, old...)
+	if len(all) > releasesKept {
+		all = all[:releasesKept]
+	}
+	b, err := json.Marshal(all)
+	if err != nil {
+		return "", fmt.Errorf("encode releases: %w", err)
+	}
+	return string(b), nil
+}

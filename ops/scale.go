@@ -1,0 +1,148 @@
+package ops
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"waggle/internal/nearest"
+)
+
+// maxReplicas is more than any service of a swarm sensibly has; a larger number
+// is a slip of the finger.
+const maxReplicas = 10000
+
+// Scale sets how many replicas of an app run.
+type Scale struct {
+	App      string `json:"app"`
+	Replicas int    `json:"replicas"` // how many, or how many more or fewer
+	Relative bool   `json:"relative,omitempty"`
+
+	// Decided is set once the plan is about to be applied, so that "+2" is not
+	// added twice when Waggle stops in between.
+	Decided *ScaleDecision `json:"decided,omitempty"`
+
+	svc Service
+	to  int
+}
+
+// ScaleDecision is a scale with its numbers worked out.
+type ScaleDecision struct {
+	From    int    `json:"from"`
+	To      int    `json:"to"`
+	Version uint64 `json:"version"` // of the service, before the change
+}
+
+func (*Scale) Kind() string     { return "scale" }
+func (s *Scale) Target() string { return s.App }
+func (*Scale) Needs() Role      { return Operator }
+
+// Plan works out the number and refuses what cannot be scaled.
+func (s *Scale) Plan(ctx context.Context, run *Run) (Plan, error) {
+	svc, err := findApp(ctx, run.Swarm, s.App)
+	if err != nil {
+		return Plan{}, err
+	}
+	s.svc = svc
+	switch svc.Mode {
+	case Replicated:
+	case Global:
+		return Plan{}, Errorf(Invalid, "%s is a global service: it runs once on every node, so it cannot be scaled", s.App).
+			Then("It follows the number of nodes by itself.")
+	default:
+		return Plan{}, Errorf(Invalid, "%s is a job (%s): it runs to its end, so it cannot be scaled", s.App, svc.Mode).
+			Then("Only replicated services can be scaled.")
+	}
+	from := svc.Replicas
+	s.to = s.Replicas
+	if s.Relative {
+		s.to = from + s.Replicas
+	}
+	if d := s.Decided; d != nil && run.resumed && (svc.Version == d.Version || svc.Replicas == d.To) {
+		from, s.to = d.From, d.To
+	} else if d != nil && run.resumed && s.Relative {
+		return Plan{}, Errorf(OutOfDate, "Waggle stopped while scaling %s from %d to %d, and it is at %d now", s.App, d.From, d.To, svc.Replicas).
+			Then("Type `/scale %s %d` if that is still what you want.", s.App, d.To)
+	}
+	switch {
+	case s.to < 0:
+		return Plan{}, Errorf(Invalid, "%s runs %d, so %d fewer is less than none", s.App, from, -s.Replicas).
+			Then("Type `/scale %s 0` to stop it.", s.App)
+	case s.to > maxReplicas:
+		return Plan{}, Errorf(Invalid, "%d replicas are more than Waggle sets (%d)", s.to, maxReplicas)
+	}
+	plan := Plan{
+		Diffs: []Diff{{What: "replicas", From: fmt.Sprint(from), To: fmt.Sprint(s.to)}},
+		Undo:  fmt.Sprintf("/scale %s %d", s.App, from),
+	}
+	switch {
+	case s.to == from:
+		plan.Undo = ""
+	case s.to == 0:
+		plan.Approval = "it stops " + s.App
+	case s.to > run.ScaleAbove && s.to > from:
+		plan.Approval = fmt.Sprintf("%d is above %d replicas", s.to, run.ScaleAbove)
+	case svc.Persistent && s.to > 1:
+		plan.Approval = s.App + " has persistent data, which its replicas would share"
+	}
+	return plan, nil
+}
+
+// Apply writes the number, and nothing else.
+func (s *Scale) Apply(ctx context.Context, run *Run) error {
+	if s.svc.Replicas == s.to {
+		return nil
+	}
+	s.Decided = &ScaleDecision{From: s.svc.Replicas, To: s.to, Version: s.svc.Version}
+	if err := run.Save(ctx); err != nil {
+		return &Error{Code: Unavailable, Sentence: "Redis does not answer, so nothing was changed", Next: "Try again in a minute.", Err: err}
+	}
+	_, err := run.Swarm.UpdateService(ctx, s.svc, Change{Replicas: &s.to, Auth: run.Registry.authFor(s.svc.Image)})
+	return err
+}
+
+// Converge waits until that many run.
+func (s *Scale) Converge(ctx context.Context, run *Run) (string, error) {
+	s.svc.Replicas = s.to
+	got, err := run.converge(ctx, s.svc)
+	if e, ok := err.(*Error); ok && e.Code == Failed {
+		e.Sentence = s.App + ": " + e.Sentence
+		if undo := run.status.Plan.Undo; undo != "" {
+			e.Then("The swarm goes on trying. `%s` goes back.", undo)
+		}
+		return "", e
+	}
+	if err != nil {
+		return "", err
+	}
+	if s.to == 0 {
+		return fmt.Sprintf("%s is stopped", s.App), nil
+	}
+	return fmt.Sprintf("%s runs %d of %d", s.App, got.Running, got.Wanted), nil
+}
+
+// findApp returns the service of that name, or an error with the nearest name.
+func findApp(ctx context.Context, swarm Swarm, name string) (Service, error) {
+	svc, err := swarm.Service(ctx, name)
+	if CodeOf(err) != NotFound {
+		return svc, err
+	}
+	all, err := swarm.Services(ctx)
+	if err != nil {
+		return Service{}, err
+	}
+	names := make([]string, len(all))
+	for i, s := range all {
+		names[i] = s.Name
+	}
+	e := Errorf(NotFound, "there is no app %q in this swarm", name)
+	switch near := nearest.Of(name, names); {
+	case near != "":
+		e.Then("Did you mean `%s`?", near)
+	case len(names) == 0:
+		e.Then("This swarm runs no service at all.")
+	case len(names) <= 10:
+		e.Then("There is: %s.", strings.Join(names, ", "))
+	}
+	return Service{}, e
+}
