@@ -44,7 +44,7 @@ func hubDomain(host string) string {
 // refused says whether a registry's words mean wrong or missing credentials.
 func refused(message string) bool {
 	return containsAny(message, "unauthorized", "no basic auth credentials", "authentication required", "authorization failed",
-		"denied", "incorrect username or password", "401", "403 forbidden", "insufficient_scope")
+		"denied", "incorrect username or password", "403 forbidden", "insufficient_scope")
 }
 
 // unreachable says whether an engine's words mean that the registry does not

@@ -245,14 +245,15 @@ func (c *Client) buildFailed(ctx context.Context, err error, req ops.BuildReques
 	default:
 		e.Sentence = "the build failed: " + first
 	}
+	fetching := isBase || step.step == "" || strings.Contains(step.step, "FROM ")
 	switch {
 	case strings.Contains(step.step+message, "docker.io/docker/dockerfile"):
 		e.Next = "the Dockerfile's `# syntax=` line makes the engine fetch docker/dockerfile from Docker Hub, which failed: remove the line, or let the engine reach Docker Hub"
-	case untrusted(message):
+	case fetching && untrusted(message):
 		e.Next = "give the registry a certificate that is trusted, or list its exact host:port in the engine's insecure-registries"
-	case refused(message):
+	case fetching && refused(message):
 		e.Next = "see whether the base image exists and whether its registry is added with the right credentials (`/registry list`)"
-	case unreachable(message):
+	case fetching && unreachable(message):
 		e.Next = "see whether this manager reaches the base image's registry"
 	}
 	return e
