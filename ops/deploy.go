@@ -51,7 +51,7 @@ func (d *Deploy) Plan(ctx context.Context, run *Run) (Plan, error) {
 			return Plan{}, err
 		}
 		if len(nodes) > 1 {
-			return Plan{}, Errorf(Invalid, "no registry is set, and the other %d nodes could not get the image", len(nodes)-1).
+			return Plan{}, Errorf(Invalid, "No registry is set, and the other %d nodes could not get the image", len(nodes)-1).
 				Then("Set registry.domain, and credentials if it asks for them, in Waggle's settings.")
 		}
 	}
@@ -133,7 +133,7 @@ func (d *Deploy) Prepare(ctx context.Context, run *Run) error {
 			remove = undo
 			detail(short(d.Push.After))
 		}
-		return d.timedOut(ctx, err, "cloning", run.BuildTimeout)
+		return d.timedOut(ctx, err, "Cloning", run.BuildTimeout)
 	})
 	if err != nil {
 		return err
@@ -156,7 +156,7 @@ func (d *Deploy) Prepare(ctx context.Context, run *Run) error {
 		if err == nil {
 			detail("")
 		}
-		return d.timedOut(ctx, err, "the build", run.BuildTimeout)
+		return d.timedOut(ctx, err, "The build", run.BuildTimeout)
 	})
 	if err != nil {
 		return err
@@ -170,7 +170,7 @@ func (d *Deploy) Prepare(ctx context.Context, run *Run) error {
 				ref += "@" + digest
 				detail(digest[:min(19, len(digest))])
 			}
-			return d.timedOut(ctx, err, "the push to "+run.Registry.Domain, run.BuildTimeout)
+			return d.timedOut(ctx, err, "The push to "+run.Registry.Domain, run.BuildTimeout)
 		})
 		if err != nil {
 			return err

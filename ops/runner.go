@@ -282,7 +282,7 @@ func (r *Runner) takeTurn(ctx context.Context, run *Run, rec *record) (context.C
 		return ctx, nil, queue.ErrBusy
 	}
 	if newest > run.Seq && rec.Begun == 0 {
-		return ctx, nil, Errorf(Canceled, "a newer push took its place before it began")
+		return ctx, nil, Errorf(Canceled, "A newer push took its place before it began")
 	}
 	turn, err := r.Store.Lock(ctx, "turn:"+target, r.claim(run))
 	if held := new(store.HeldError); errors.As(err, &held) {
@@ -321,7 +321,7 @@ func (r *Runner) authoriseToApproval(ctx context.Context, run *Run) error {
 		return err
 	}
 	if why := run.status.Plan.Approval; why != "" && !run.DryRun {
-		return Errorf(Forbidden, "this needs an approval: %s", why).
+		return Errorf(Forbidden, "This needs an approval: %s", why).
 			Then("Approvals are not there yet; do it with the docker command line for now.")
 	}
 	return nil
@@ -368,7 +368,7 @@ func failed(err error) error {
 	if e := new(Error); errors.As(err, &e) {
 		return err
 	}
-	return &Error{Code: Failed, Sentence: "it did not work, for a reason that is in Waggle's log", Err: err}
+	return &Error{Code: Failed, Sentence: "It did not work, for a reason that is in Waggle's log", Err: err}
 }
 
 func (r *Run) plan(ctx context.Context) error {

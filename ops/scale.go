@@ -135,7 +135,7 @@ func findApp(ctx context.Context, swarm Swarm, name string) (Service, error) {
 	for i, s := range all {
 		names[i] = s.Name
 	}
-	e := Errorf(NotFound, "there is no app %q in this swarm", name)
+	e := Errorf(NotFound, "There is no app %q in this swarm", name)
 	switch near := nearest.Of(name, names); {
 	case near != "":
 		e.Then("Did you mean `%s`?", near)

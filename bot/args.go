@@ -1,0 +1,147 @@
+package bot
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"waggle/internal/nearest"
+	"waggle/ops"
+)
+
+// Args are the words of a command line, and its flags.
+type Args struct {
+	Words []string
+	Flags map[string]bool
+}
+
+var (
+	// What Slack makes of links, people and channels when "escape" is on:
+	// <http://x|x>, <@U1|ann>, <#C1|ops>.
+	// Source: https://docs.slack.dev/interactivity/implementing-slash-commands#escaping
+	escaped = regexp.MustCompile(`<([^<>|]+)(?:\|([^<>]*))?>`)
+
+	// Phones and keyboards put these in place of what was typed.
+	typed = strings.NewReplacer(
+		"“", `"`, "”", `"`, "„", `"`, "‘", "'", "’", "'",
+		"—", "--", "–", "-", "−", "-", "\u00a0", " ")
+
+	entities = strings.NewReplacer("&lt;", "<", "&gt;", ">", "&amp;", "&")
+)
+
+// plain undoes what Slack and keyboards do to a typed line.
+func plain(text string) string {
+	text = escaped.ReplaceAllStringFunc(text, func(s string) string {
+		m := escaped.FindStringSubmatch(s)
+		if strings.HasPrefix(m[1], "@") || strings.HasPrefix(m[1], "#") {
+			return m[1][1:] // the id: names are not unique
+		}
+		if m[2] != "" {
+			return m[2]
+		}
+		return strings.TrimPrefix(m[1], "mailto:")
+	})
+	return typed.Replace(entities.Replace(text))
+}
+
+// parseArgs splits a command's text into words and flags. Words in double or
+// single quotes stay together.
+func parseArgs(text string, flags []string) (Args, error) {
+	args := Args{Flags: map[string]bool{}}
+	words, err := split(plain(text))
+	if err != nil {
+		return args, err
+	}
+	for _, w := range words {
+		name, isFlag := strings.CutPrefix(w, "--")
+		if !isFlag || name == "" {
+			args.Words = append(args.Words, w)
+			continue
+		}
+		if !slices.Contains(flags, name) {
+			e := ops.Errorf(ops.Invalid, "Unknown flag --%s", name)
+			if near := nearest.Of(name, flags); near != "" {
+				e.Then("Did you mean `--%s`?", near)
+			}
+			return args, e
+		}
+		args.Flags[name] = true
+	}
+	return args, nil
+}
+
+func split(line string) ([]string, error) {
+	var words []string
+	var word strings.Builder
+	var quote rune
+	begun := false
+	for _, c := range line {
+		switch {
+		case quote != 0 && c == quote:
+			quote = 0
+		case quote != 0:
+			word.WriteRune(c)
+		case c == '"' || c == '\'':
+			quote, begun = c, true
+		case c == ' ' || c == '\t' || c == '\n':
+			if begun {
+				words = append(words, word.String())
+			}
+			word.Reset()
+			begun = false
+		default:
+			word.WriteRune(c)
+			begun = true
+		}
+	}
+	if quote != 0 {
+		return nil, ops.Errorf(ops.Invalid, "A quote (%c) is not closed", quote)
+	}
+	if begun {
+		words = append(words, word.String())
+	}
+	return words, nil
+}
+
+// serviceName is what Docker accepts as a service's name.
+var serviceName = regexp.MustCompile(`^[a-zA-Z0-9](?:[-_.a-zA-Z0-9]{0,61}[a-zA-Z0-9])?$`)
+
+func parseApp(word string) (string, error) {
+	if !serviceName.MatchString(word) {
+		return "", ops.Errorf(ops.Invalid, "%q is no app's name: it has letters, digits and - _ . only, at most 63", word)
+	}
+	return word, nil
+}
+
+var (
+	wholeNumber = regexp.MustCompile(`^[+-]?[0-9]+$`)
+	fraction    = regexp.MustCompile(`^[+-]?[0-9]*[.,][0-9]+$`)
+)
+
+// parseCount reads 6, +2 or -1; relative says that it has a sign.
+func parseCount(word string) (n int, relative bool, err error) {
+	relative = strings.HasPrefix(word, "+") || strings.HasPrefix(word, "-")
+	switch {
+	case fraction.MatchString(word):
+		return 0, false, ops.Errorf(ops.Invalid, "%s is a fraction, and replicas are whole", word)
+	case !wholeNumber.MatchString(word):
+		return 0, false, ops.Errorf(ops.Invalid, "%q is not a number of replicas", word).
+			Then("Give a whole number (`6`), or how many more (`+2`) or fewer (`-1`).")
+	}
+	n, err = strconv.Atoi(word)
+	if err != nil { // digits, so it is too large
+		return 0, false, ops.Errorf(ops.Invalid, "%s is too large a number of replicas", cut(word, 20))
+	}
+	return n, relative, nil
+}
+
+// cut shortens text to n characters and says so.
+func cut(text string, n int) string {
+	r := []rune(text)
+	if len(r) <= n {
+		return text
+	}
+	return fmt.Sprintf("%s…", string(r[:n-1]))
+}

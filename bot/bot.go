@@ -1,0 +1,131 @@
+// Package bot is the Slack door: it turns slash commands into requests for
+// operations, and what becomes of them into messages. It changes nothing itself.
+package bot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/slack-go/slack"
+	"golang.org/x/time/rate"
+
+	"waggle/internal/secret"
+	"waggle/ops"
+)
+
+// Submitter makes a request durable. *ops.Runner is one.
+type Submitter interface {
+	Submit(ctx context.Context, req ops.Request, op ops.Operation) error
+}
+
+// Options configure a Bot.
+type Options struct {
+	Token         secret.Text
+	SigningSecret secret.Text
+	APIURL        string // "" is Slack's
+	Channel       string // where pushes are announced that name no channel, may be ""
+	Roles         Roles
+	Log           *slog.Logger
+	Now           func() time.Time
+}
+
+// Bot speaks with one Slack workspace.
+type Bot struct {
+	opts     Options
+	api      *slack.Client
+	http     *http.Client
+	commands []Command
+	submit   Submitter
+
+	mu    sync.Mutex
+	team  string // our workspace's id, once known
+	self  string // our bot user's id
+	paces map[string]*rate.Limiter
+	users map[string]cachedUser
+	group map[string]cachedGroup
+}
+
+// New returns a bot that has not spoken to Slack yet.
+func New(o Options) *Bot {
+	client := &http.Client{Timeout: 10 * time.Second}
+	opts := []slack.Option{slack.OptionHTTPClient(client)}
+	if o.APIURL != "" {
+		opts = append(opts, slack.OptionAPIURL(o.APIURL))
+	}
+	return &Bot{
+		opts: o, api: slack.New(o.Token.Reveal(), opts...), http: client, commands: Commands(),
+		paces: map[string]*rate.Limiter{}, users: map[string]cachedUser{}, group: map[string]cachedGroup{},
+	}
+}
+
+// SubmitTo says who takes the requests. It is called once, before any request
+// comes in.
+func (b *Bot) SubmitTo(s Submitter) { b.submit = s }
+
+// Check asks Slack who we are: nil when the token is good.
+func (b *Bot) Check(ctx context.Context) error {
+	auth, err := b.api.AuthTestContext(ctx)
+	if err != nil {
+		return fmt.Errorf("auth.test: %w", err)
+	}
+	b.mu.Lock()
+	b.team, b.self = auth.TeamID, auth.UserID
+	b.mu.Unlock()
+	return nil
+}
+
+// workspace returns our workspace's id, asking Slack the first time.
+func (b *Bot) workspace(ctx context.Context) (string, error) {
+	b.mu.Lock()
+	team := b.team
+	b.mu.Unlock()
+	if team != "" {
+		return team, nil
+	}
+	if err := b.Check(ctx); err != nil {
+		return "", err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.team, nil
+}
+
+// A channel takes about one message a second, with short bursts; edits a little
+// less. Source: https://docs.slack.dev/apis/web-api/rate-limits
+const (
+	editEvery = 1200 * time.Millisecond
+	editBurst = 3
+)
+
+func (b *Bot) pace(channel string) *rate.Limiter {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.paces[channel] == nil {
+		b.paces[channel] = rate.NewLimiter(rate.Every(editEvery), editBurst)
+	}
+	return b.paces[channel]
+}
+
+// classify says what to do after a call to Slack failed: whether it may work
+// later, and how long to wait.
+func classify(err error) (again bool, wait time.Duration) {
+	if limited := new(slack.RateLimitedError); errors.As(err, &limited) {
+		return true, limited.RetryAfter
+	}
+	if status := new(slack.StatusCodeError); errors.As(err, &status) {
+		return status.Code >= 500, time.Second
+	}
+	if refused := new(slack.SlackErrorResponse); errors.As(err, &refused) {
+		switch refused.Err {
+		case "ratelimited", "internal_error", "fatal_error", "service_unavailable", "request_timeout", "team_added_to_org":
+			return true, time.Second
+		}
+		return false, 0
+	}
+	return true, time.Second // the network
+}

@@ -1,0 +1,97 @@
+package bot
+
+import (
+	"fmt"
+	"strings"
+
+	"waggle/internal/nearest"
+	"waggle/ops"
+)
+
+// Command is one row of the command table: the source of the parser, the help,
+// the manifest and the docs.
+type Command struct {
+	Name    string // "/scale"
+	Usage   string // its arguments
+	Short   string // what it does, for Slack's list
+	Example []string
+	// New returns an empty operation of the kind that Parse returns, for reading
+	// stored ones; nil for a command that only answers.
+	New   func() ops.Operation
+	Parse func(Args) (ops.Operation, error)
+	// Answer answers a command that changes nothing.
+	Answer func(Args) (string, error)
+}
+
+// dryRun is a flag of every command that changes something.
+const dryRun = "dry-run"
+
+// Commands is the table.
+func Commands() []Command {
+	return []Command{
+		{
+			Name: "/scale", Usage: "<app> <n> | +<n> | -<n> [--dry-run]",
+			Short:   "Set how many replicas of an app run",
+			Example: []string{"/scale pizza 6", "/scale pizza +2", "/scale pizza 0 --dry-run"},
+			New:     func() ops.Operation { return new(ops.Scale) },
+			Parse:   parseScale,
+		},
+		{
+			Name: "/swarm", Usage: "help",
+			Short:   "What Waggle can do",
+			Example: []string{"/swarm help"},
+			Answer:  answerSwarm,
+		},
+	}
+}
+
+// Kinds returns how to make an empty operation of every kind in the table.
+func Kinds() map[string]func() ops.Operation {
+	kinds := map[string]func() ops.Operation{}
+	for _, c := range Commands() {
+		if c.New != nil {
+			kinds[c.New().Kind()] = c.New
+		}
+	}
+	return kinds
+}
+
+func parseScale(args Args) (ops.Operation, error) {
+	if len(args.Words) != 2 {
+		return nil, ops.Errorf(ops.Invalid, "/scale takes an app and a number, and was given %s", count(args.Words))
+	}
+	app, err := parseApp(args.Words[0])
+	if err != nil {
+		return nil, err
+	}
+	n, relative, err := parseCount(args.Words[1])
+	if err != nil {
+		return nil, err
+	}
+	return &ops.Scale{App: app, Replicas: n, Relative: relative}, nil
+}
+
+func answerSwarm(args Args) (string, error) {
+	if len(args.Words) > 1 || len(args.Words) == 1 && args.Words[0] != "help" {
+		e := ops.Errorf(ops.Invalid, "/swarm does not know %q", args.Words[0])
+		if near := nearest.Of(args.Words[0], []string{"help"}); near != "" {
+			e.Then("Did you mean `/swarm %s`?", near)
+		}
+		return "", e
+	}
+	var b strings.Builder
+	for _, c := range Commands() {
+		fmt.Fprintf(&b, "`%s %s`\n%s. For example `%s`.\n", c.Name, c.Usage, c.Short, strings.Join(c.Example, "`, `"))
+	}
+	return b.String(), nil
+}
+
+func count(words []string) string {
+	switch len(words) {
+	case 0:
+		return "nothing"
+	case 1:
+		return "only " + words[0]
+	}
+	return fmt.Sprintf("%d words", len(words))
+}

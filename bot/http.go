@@ -1,0 +1,164 @@
+package bot
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"time"
+
+	"github.com/slack-go/slack"
+
+	"waggle/internal/nearest"
+	"waggle/ops"
+	"waggle/ops/queue"
+)
+
+const (
+	maxBody = 1 << 20 // Slack's own requests are a few kB
+	// ackWithin leaves room in the 3 s that Slack waits.
+	ackWithin = 2 * time.Second
+)
+
+// reply is how to answer the asker of a slash command, kept with the request.
+type reply struct {
+	User string `json:"user"`
+	URL  string `json:"url"` // response_url: five uses in thirty minutes
+}
+
+// ServeHTTP takes what Slack sends to /slack/events in HTTP mode.
+// Source: https://docs.slack.dev/authentication/verifying-requests-from-slack
+func (b *Bot) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
+		http.Error(w, "Slack sends POST here", http.StatusMethodNotAllowed)
+		return
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if tooLarge := new(http.MaxBytesError); errors.As(err, &tooLarge) {
+		http.Error(w, "too large", http.StatusRequestEntityTooLarge)
+		return
+	} else if err != nil {
+		http.Error(w, "unreadable", http.StatusBadRequest)
+		return
+	}
+	if err := b.verify(r.Header, body); err != nil {
+		b.opts.Log.Warn("refused a request to /slack/events", "remote", r.RemoteAddr, "err", err)
+		http.Error(w, "bad signature", http.StatusUnauthorized)
+		return
+	}
+	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	switch kind {
+	case "application/x-www-form-urlencoded":
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		cmd, err := slack.SlashCommandParse(r)
+		if err != nil || cmd.Command == "" {
+			http.Error(w, "no command in it", http.StatusBadRequest)
+			return
+		}
+		if text := b.command(r.Context(), cmd); text != "" {
+			answer(w, slack.Msg{ResponseType: slack.ResponseTypeEphemeral, Text: text})
+		}
+	case "application/json":
+		var event struct{ Type, Challenge string }
+		if err := json.Unmarshal(body, &event); err != nil {
+			http.Error(w, "unreadable", http.StatusBadRequest)
+			return
+		}
+		if event.Type == "url_verification" {
+			answer(w, map[string]string{"challenge": event.Challenge})
+		}
+	default:
+		http.Error(w, "neither a form nor JSON", http.StatusUnsupportedMediaType)
+	}
+}
+
+func (b *Bot) verify(h http.Header, body []byte) error {
+	v, err := slack.NewSecretsVerifier(h, b.opts.SigningSecret.Reveal())
+	if err != nil {
+		return err
+	}
+	_, _ = v.Write(body) // into a hash
+	return v.Ensure()
+}
+
+func answer(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(v) // else Slack has hung up
+}
+
+// command takes one slash command. What it returns is shown to the asker alone;
+// "" means that the request is stored and its message follows.
+func (b *Bot) command(ctx context.Context, cmd slack.SlashCommand) string {
+	row, err := b.find(cmd.Command)
+	if err != nil {
+		return sentence(err)
+	}
+	var flags []string
+	if row.New != nil {
+		flags = []string{dryRun}
+	}
+	args, err := parseArgs(cmd.Text, flags)
+	if err != nil {
+		return usage(err, row)
+	}
+	if row.Answer != nil {
+		text, err := row.Answer(args)
+		if err != nil {
+			return usage(err, row)
+		}
+		return text
+	}
+	op, err := row.Parse(args)
+	if err != nil {
+		return usage(err, row)
+	}
+	where, err := json.Marshal(reply{User: cmd.UserID, URL: cmd.ResponseURL})
+	if err != nil {
+		return sentence(err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, ackWithin)
+	defer cancel()
+	err = b.submit.Submit(ctx, ops.Request{
+		// A request that is replayed within Slack's five minutes is the same request.
+		ID:      fmt.Sprintf("cmd-%x", sha256.Sum256([]byte(cmd.TriggerID+cmd.Command+cmd.Text)))[:16],
+		Actor:   ops.Actor{ID: cmd.UserID, Team: cmd.TeamID, Name: cmd.UserName, Via: "slack"},
+		Title:   cut(cmd.Command+" "+plain(cmd.Text), 80),
+		Channel: cmd.ChannelID,
+		Reply:   string(where),
+		DryRun:  args.Flags[dryRun],
+	}, op)
+	switch {
+	case errors.Is(err, queue.ErrDuplicate):
+		return "This very request was taken before."
+	case err != nil:
+		b.opts.Log.Error("could not store a request", "command", cmd.Command, "user", cmd.UserID, "err", err)
+		return "⛔ *Redis does not answer, so nothing was changed.*\nTry again in a minute; Waggle's `/readyz` says when it is back."
+	}
+	return ""
+}
+
+func (b *Bot) find(name string) (Command, error) {
+	names := make([]string, len(b.commands))
+	for i, c := range b.commands {
+		if c.Name == name {
+			return c, nil
+		}
+		names[i] = c.Name
+	}
+	e := ops.Errorf(ops.Invalid, "Waggle has no command %s", name)
+	if near := nearest.Of(name, names); near != "" {
+		return Command{}, e.Then("Did you mean `%s`?", near)
+	}
+	return Command{}, e.Then("`/swarm help` lists them.")
+}
+
+// usage is the answer to a line that could not be read.
+func usage(err error, c Command) string {
+	return fmt.Sprintf("%s\nUsage: `%s %s`, for example `%s`. Nothing was changed.", sentence(err), c.Name, esc(c.Usage), c.Example[0])
+}

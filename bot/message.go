@@ -1,0 +1,260 @@
+package bot
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/slack-go/slack"
+
+	"waggle/ops"
+)
+
+// quiet is how long an operation may plan before its message appears: most are
+// past it by then, or refused and answered to the asker alone.
+const quiet = 1500 * time.Millisecond
+
+// Open implements ops.Reporter.
+func (b *Bot) Open(req ops.Request, ref string, save func(ref string)) ops.Message {
+	m := &message{bot: b, channel: req.Channel, save: save, changed: make(chan struct{}, 1), closing: make(chan struct{})}
+	if m.channel == "" {
+		m.channel = b.opts.Channel
+	}
+	if channel, ts, ok := strings.Cut(ref, "/"); ok {
+		m.channel, m.ts = channel, ts
+	}
+	if req.Reply != "" {
+		if err := json.Unmarshal([]byte(req.Reply), &m.reply); err != nil {
+			b.opts.Log.Warn("a stored request does not say how to answer", "op", req.ID, "err", err)
+		}
+	}
+	m.ctx, m.cancel = context.WithCancel(context.Background())
+	return m
+}
+
+// message is one message in Slack, edited as its operation goes. One goroutine,
+// begun by the first Show and ended by Close, does all the talking.
+type message struct {
+	bot     *Bot
+	reply   reply
+	save    func(ref string)
+	ctx     context.Context
+	cancel  context.CancelFunc
+	changed chan struct{} // holds one token when there is a newer status
+	closing chan struct{}
+	talking sync.WaitGroup
+
+	mu     sync.Mutex
+	begun  bool
+	status ops.Status
+
+	// Used by the goroutine only.
+	channel string
+	ts      string // "" until it is posted
+	shown   string // what is shown, to leave out edits that change nothing
+	used    int    // of the five uses of the response_url
+	err     error  // why the last status is not shown
+}
+
+// Show implements ops.Message.
+func (m *message) Show(s ops.Status) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.status = s
+	if !m.begun {
+		m.begun = true
+		m.talking.Go(m.talk)
+	}
+	select {
+	case m.changed <- struct{}{}:
+	default:
+	}
+}
+
+// Close implements ops.Message.
+func (m *message) Close(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, m.cancel)
+	defer stop()
+	defer m.cancel()
+	close(m.closing)
+	m.talking.Wait()
+	return m.err
+}
+
+func (m *message) latest() ops.Status {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.status
+}
+
+// talk sends what changed, no faster than Slack takes it, and the last status
+// before it ends.
+func (m *message) talk() {
+	closing := m.closing
+	early := time.NewTimer(quiet)
+	defer early.Stop()
+	soon := true // planning is not worth a message yet
+	for {
+		select {
+		case <-m.ctx.Done():
+			m.err = m.ctx.Err()
+			return
+		case <-early.C:
+			soon = false
+		case <-m.changed:
+		case <-closing:
+			m.err = m.send(true)
+			return
+		}
+		if soon && m.latest().State == ops.Planning {
+			continue
+		}
+		if m.latest().State.Final() {
+			continue // Close follows, and sends it
+		}
+		if err := m.send(false); err != nil {
+			m.bot.opts.Log.Warn("could not show how an operation goes", "op", m.latest().ID, "channel", m.channel, "err", err)
+		}
+	}
+}
+
+// send shows the latest status. It tries again for as long as that may help; a
+// newer status takes the place of the one that was to be sent.
+func (m *message) send(last bool) error {
+	for try := 0; ; try++ {
+		if m.channel != "" {
+			if err := m.bot.pace(m.channel).Wait(m.ctx); err != nil {
+				return err
+			}
+		}
+		s := m.latest()
+		msg := render(s)
+		private := m.ts == "" && (s.State == ops.Refused || s.State == ops.DryRun)
+		err := m.put(msg, private)
+		if err == nil {
+			return nil
+		}
+		again, wait := classify(err)
+		if !again {
+			return err
+		}
+		if !last && try >= 3 {
+			return err // the next change tries again
+		}
+		t := time.NewTimer(max(wait, 200*time.Millisecond))
+		select {
+		case <-m.ctx.Done():
+			t.Stop()
+			return fmt.Errorf("%w, after %w", m.ctx.Err(), err)
+		case <-t.C:
+		}
+	}
+}
+
+// put posts the message, or edits it when it is there.
+func (m *message) put(msg rendered, private bool) error {
+	same, err := json.Marshal(msg.blocks[:len(msg.blocks)-1]) // all but the time in the footer
+	if err != nil {
+		return err
+	}
+	if string(same) == m.shown {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(m.ctx, 15*time.Second)
+	defer cancel()
+	switch {
+	case m.channel == "" && m.reply.URL == "":
+		return nil // nobody asked to be told
+	case private && m.reply.User != "":
+		err = m.whisper(ctx, msg)
+	case m.ts != "":
+		_, _, _, err = m.bot.api.UpdateMessageContext(ctx, m.channel, m.ts, options(msg)...)
+		if refused(err, "message_not_found", "cant_update_message") {
+			m.ts = "" // somebody deleted it: make a new one
+			err = m.post(ctx, msg)
+		}
+	default:
+		err = m.post(ctx, msg)
+	}
+	if err == nil {
+		m.shown = string(same)
+	}
+	return err
+}
+
+func options(msg rendered) []slack.MsgOption {
+	return []slack.MsgOption{slack.MsgOptionText(msg.text, false), slack.MsgOptionBlocks(msg.blocks...),
+		slack.MsgOptionDisableLinkUnfurl(), slack.MsgOptionDisableMediaUnfurl()}
+}
+
+func (m *message) post(ctx context.Context, msg rendered) error {
+	channel, ts, err := m.bot.api.PostMessageContext(ctx, m.channel, options(msg)...)
+	if refused(err, "not_in_channel", "channel_not_found", "is_archived", "restricted_action") && m.reply.URL != "" {
+		// A command can be typed where the bot may not write.
+		msg.blocks = append(msg.blocks, section("Waggle may not write here, so only you see this. `/invite` it to show its work to all."))
+		return m.whisper(ctx, msg)
+	}
+	if err != nil {
+		return err
+	}
+	m.channel, m.ts = channel, ts
+	m.save(channel + "/" + ts)
+	return nil
+}
+
+// whisper answers the asker alone, through the response_url of the command and,
+// when that is used up, as an ephemeral message.
+// Source: https://docs.slack.dev/interactivity/handling-user-interaction#message_responses
+func (m *message) whisper(ctx context.Context, msg rendered) error {
+	const uses = 5
+	if m.reply.URL == "" || m.used >= uses {
+		_, err := m.bot.api.PostEphemeralContext(ctx, m.channel, m.reply.User, options(msg)...)
+		return err
+	}
+	if m.used == uses-1 && !m.latest().State.Final() {
+		return nil // the last use is for the end
+	}
+	body, err := json.Marshal(slack.Msg{ResponseType: slack.ResponseTypeEphemeral, Text: msg.text,
+		Blocks: slack.Blocks{BlockSet: msg.blocks}, ReplaceOriginal: m.used > 0})
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, m.reply.URL, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := m.bot.http.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	m.used++
+	if resp.StatusCode != http.StatusOK {
+		if resp.StatusCode == http.StatusNotFound || resp.StatusCode == http.StatusGone {
+			m.used = uses
+			return m.whisper(ctx, msg)
+		}
+		return &slack.StatusCodeError{Code: resp.StatusCode, Status: resp.Status}
+	}
+	return nil
+}
+
+func refused(err error, codes ...string) bool {
+	e := new(slack.SlackErrorResponse)
+	if !errors.As(err, &e) {
+		return false
+	}
+	for _, c := range codes {
+		if e.Err == c {
+			return true
+		}
+	}
+	return false
+}
