@@ -161,7 +161,7 @@ func (r *Registry) do(ctx context.Context, method, to, contentType string, body 
 func digestOf(b []byte) string { return fmt.Sprintf("sha256:%x", sha256.Sum256(b)) }
 
 // applets of the base image; busybox has more, but these are what tests and
-// demo applications use.
+// demo applications use. (Debian's static wget crashes with -T: use timeout.)
 var applets = strings.Fields(`
 	ash awk basename cat chmod chown cp cut date dd df dirname du echo env expr false find grep gunzip gzip
 	head hostname httpd id ifconfig ip kill killall less ln ls md5sum mkdir mktemp mv nc netstat nproc

@@ -42,39 +42,26 @@ func (s slot) ip(host int) string    { return fmt.Sprintf("10.213.%d.%d", s.n, h
 // takeSlot takes the first free slot, and cleans up behind every lab whose
 // owner is gone.
 func takeSlot(ctx context.Context) (*slot, error) {
-	var taken *slot
+	if err := Sweep(ctx); err != nil {
+		return nil, err
+	}
 	for n := range slots {
-		if taken != nil {
-			if _, err := os.Lstat(slotDir(n)); err != nil {
-				continue
-			}
-		}
 		s, err := lockSlot(n)
 		if err != nil {
-			if taken != nil {
-				taken.release()
-			}
 			return nil, err
 		}
 		if s == nil {
 			continue
 		}
-		err = s.sweep(ctx)
-		if err == nil && taken == nil && !addressInUse(s.ip(1)) {
-			taken = s
-			continue
+		// Somebody may have removed the directory by hand, and nothing else.
+		if err = s.sweep(ctx); err == nil && !addressInUse(s.ip(1)) {
+			return s, nil
 		}
 		if err = errors.Join(err, s.release()); err != nil {
-			if taken != nil {
-				taken.release()
-			}
 			return nil, fmt.Errorf("cleaning up behind an earlier lab: %w", err)
 		}
 	}
-	if taken == nil {
-		return nil, fmt.Errorf("all %d lab slots are taken", slots)
-	}
-	return taken, nil
+	return nil, fmt.Errorf("all %d lab slots are taken", slots)
 }
 
 // lockSlot returns nil without an error if somebody else has the slot.
@@ -257,6 +244,55 @@ type NodeState struct {
 	Role  string `json:"role"`
 	SSH   string `json:"ssh"`
 	Enter string `json:"enter"`
+}
+
+// States returns the labs that are kept up on this machine.
+func States() ([]State, error) {
+	dirs, err := filepath.Glob(base + "/waggle-lab-*")
+	var kept []State
+	for _, dir := range dirs {
+		if st, err := readState(dir); err == nil && st.Kept && st.Owner.alive() {
+			kept = append(kept, st)
+		}
+	}
+	return kept, err
+}
+
+// Down ends the lab of a State: it asks the owner, and waits for it.
+func (st State) Down(ctx context.Context) error {
+	if !st.Owner.alive() {
+		return nil
+	}
+	if err := syscall.Kill(st.Owner.PID, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return fmt.Errorf("ending the lab's owner: %w", err)
+	}
+	if err := st.Owner.wait(ctx); err != nil {
+		return errors.Join(err, st.Owner.kill(ctx)) // Sweep does the rest
+	}
+	return nil
+}
+
+// Sweep removes what labs left whose owner is gone. Start does so too.
+func Sweep(ctx context.Context) error {
+	if os.Geteuid() != 0 {
+		return errors.New("the lab needs root: run it with sudo")
+	}
+	for n := range slots {
+		if _, err := os.Lstat(slotDir(n)); err != nil {
+			continue
+		}
+		s, err := lockSlot(n)
+		if err != nil {
+			return err
+		}
+		if s == nil {
+			continue
+		}
+		if err := errors.Join(s.sweep(ctx), s.release()); err != nil {
+			return fmt.Errorf("cleaning up behind an earlier lab: %w", err)
+		}
+	}
+	return nil
 }
 
 func statePath(dir string) string { return filepath.Join(dir, "state.json") }
