@@ -1,0 +1,289 @@
+// Package webhooks is the door for Git forges: it takes their deliveries,
+// checks who sent them, and hands pushes to a Deployer. What a push does is the
+// Deployer's matter.
+package webhooks
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"mime"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"waggle/internal/secret"
+	"waggle/ops"
+)
+
+const (
+	prefix = "/webhooks/"
+
+	defaultMaxBody = 25 << 20 // GitHub's own cap on a payload
+	// Forges wait about 10 s for the answer (GitHub exactly that). Reading and
+	// storing have a deadline each, and storing gets what keeps within it.
+	readTimeout   = 10 * time.Second
+	deployTimeout = 7 * time.Second
+	retryAfter    = 10 * time.Second
+)
+
+// Deployer stores deploys durably.
+type Deployer interface {
+	// Deploy stores a deploy job for every app that follows the pushed branch.
+	// It returns only when they are durable; on an error nothing was stored, or
+	// what was is found again as a duplicate. It honours ctx.
+	Deploy(ctx context.Context, push ops.Push) (Result, error)
+}
+
+// Job is one deploy that waits.
+type Job struct {
+	App string `json:"app"`
+	ID  string `json:"id"`
+}
+
+// Result is what a push led to.
+type Result struct {
+	Jobs      []Job
+	Duplicate bool   // the push was seen before; Jobs are those it led to then
+	Reason    string // why there are no jobs
+}
+
+// Options are what New needs.
+type Options struct {
+	// Secrets by provider. A provider without one is not served; with several
+	// any of them is good, as while rotating.
+	Secrets map[string][]secret.Text
+	Deploys Deployer
+	Log     *slog.Logger
+	MaxBody int64 // most bytes of a delivery; 0 means 25 MiB
+
+	readTimeout time.Duration // for tests; 0 means the constant
+}
+
+// forge understands the deliveries of one kind of forge.
+//
+// What pushes returns, and how it is answered:
+//
+//	pushes, nil       the branches that were pushed: 202, or 200 if no app follows
+//	nil, ignored      a good delivery with nothing to do: 200 with the reason
+//	nil, other error  not readable: 400 with the error's text, which must not
+//	                  cite more than names
+type forge interface {
+	// mediaTypes are the content types that the forge sends.
+	mediaTypes() []string
+	// delivery returns the delivery's id and event for the log. They are not
+	// signed: nothing may depend on them.
+	delivery(h http.Header) (id, event string)
+	// verify says whether one of the secrets signed the body, in a time that
+	// does not depend on how nearly.
+	verify(h http.Header, body []byte, secrets []secret.Text) bool
+	// pushes decodes a verified delivery. No bytes may make it panic.
+	pushes(h http.Header, mediaType string, body []byte) ([]ops.Push, error)
+}
+
+// forges by provider, as in the route.
+func forges() map[string]forge {
+	return map[string]forge{
+		"github": github{},
+	}
+}
+
+// ignored is why a good delivery leads to nothing.
+type ignored string
+
+func (i ignored) Error() string { return string(i) }
+
+// New returns the handler for everything under /webhooks/.
+func New(o Options) http.Handler {
+	h := &handler{Options: o, doors: map[string]door{}}
+	if h.MaxBody <= 0 {
+		h.MaxBody = defaultMaxBody
+	}
+	if h.readTimeout <= 0 {
+		h.readTimeout = readTimeout
+	}
+	if h.Log == nil {
+		h.Log = slog.New(slog.DiscardHandler)
+	}
+	for provider, f := range forges() {
+		// An empty secret would let everybody sign.
+		secrets := slices.DeleteFunc(slices.Clone(o.Secrets[provider]), secret.Text.Empty)
+		if len(secrets) > 0 {
+			h.doors[provider] = door{f, secrets}
+		}
+	}
+	return h
+}
+
+type handler struct {
+	Options
+	doors map[string]door
+}
+
+// door is a forge with the secrets it may sign with.
+type door struct {
+	forge
+	secrets []secret.Text
+}
+
+// answer is the body of every response.
+type answer struct {
+	Status string `json:"status"`
+	Reason string `json:"reason"`
+	Jobs   []Job  `json:"jobs"`
+}
+
+// The values of answer.Status.
+const (
+	queued      = "queued"
+	ignore      = "ignored"
+	duplicate   = "duplicate"
+	refused     = "refused"
+	unavailable = "unavailable"
+)
+
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	line := []slog.Attr{}
+	code, a, err := h.serve(w, r, &line)
+
+	level := slog.LevelInfo
+	switch {
+	case err != nil:
+		level = slog.LevelError
+		line = append(line, slog.Any("err", err))
+	case code == http.StatusNotFound || code == http.StatusMethodNotAllowed:
+		level = slog.LevelDebug // not a delivery: anybody who knocks
+	}
+	line = append(line, slog.Int("status", code), slog.String("reason", a.Reason), slog.Int("jobs", len(a.Jobs)))
+	h.Log.LogAttrs(r.Context(), level, "webhook delivery", line...)
+
+	if a.Jobs == nil {
+		a.Jobs = []Job{}
+	}
+	body, err := json.Marshal(a)
+	if err != nil {
+		body = []byte(`{"status":"unavailable","reason":"internal","jobs":[]}`) // strings always encode
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(code)
+	_, _ = w.Write(append(body, '\n')) // whoever does not listen does not hear
+}
+
+// serve decides the answer; err is for the log only.
+func (h *handler) serve(w http.ResponseWriter, r *http.Request, line *[]slog.Attr) (code int, a answer, err error) {
+	// What is refused unread must stay unread: without this the server would
+	// swallow the rest of the body to use the connection again.
+	w.Header().Set("Connection", "close")
+	refuse := func(code int, reason string) (int, answer, error) {
+		return code, answer{Status: refused, Reason: reason}, nil
+	}
+	deadline := http.NewResponseController(w)
+	_ = deadline.SetReadDeadline(time.Now().Add(h.readTimeout)) // a recorder has none
+
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
+		return refuse(http.StatusMethodNotAllowed, "only POST is understood here")
+	}
+	provider, _ := strings.CutPrefix(r.URL.Path, prefix)
+	d, ok := h.doors[provider]
+	if !ok {
+		return refuse(http.StatusNotFound, "no such webhook")
+	}
+	id, event := d.delivery(r.Header)
+	*line = append(*line, slog.String("provider", provider), slog.String("delivery", clip(id)), slog.String("event", clip(event)))
+
+	mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if types := d.mediaTypes(); err != nil || !slices.Contains(types, mediaType) {
+		return refuse(http.StatusUnsupportedMediaType, "the content type must be "+strings.Join(types, " or "))
+	}
+	tooLarge := fmt.Sprintf("the body is larger than %d bytes", h.MaxBody)
+	if r.ContentLength > h.MaxBody {
+		return refuse(http.StatusRequestEntityTooLarge, tooLarge)
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, h.MaxBody))
+	var limit *http.MaxBytesError
+	switch {
+	case errors.As(err, &limit):
+		return refuse(http.StatusRequestEntityTooLarge, tooLarge)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return refuse(http.StatusBadRequest, "the body did not arrive in time")
+	case err != nil:
+		return refuse(http.StatusBadRequest, "the body did not arrive whole")
+	}
+	// The body is here. The deadline would now cancel the request's context.
+	_ = deadline.SetReadDeadline(time.Time{})
+	w.Header().Del("Connection")
+
+	if !d.verify(r.Header, body, d.secrets) {
+		return refuse(http.StatusUnauthorized, "bad or missing signature")
+	}
+	pushes, err := d.pushes(r.Header, mediaType, body)
+	var nothing ignored
+	switch {
+	case errors.As(err, &nothing):
+		return http.StatusOK, answer{Status: ignore, Reason: string(nothing)}, nil
+	case err != nil:
+		return refuse(http.StatusBadRequest, err.Error())
+	}
+	if len(pushes) == 0 {
+		return http.StatusOK, answer{Status: ignore, Reason: "no branch was pushed"}, nil
+	}
+	*line = append(*line, slog.String("repo", pushes[0].Name), slog.String("branch", pushes[0].Branch), slog.String("commit", pushes[0].After))
+	result, err := h.deploy(r.Context(), pushes)
+	if err != nil {
+		w.Header().Set("Retry-After", strconv.Itoa(int(retryAfter.Seconds())))
+		return http.StatusServiceUnavailable, answer{Status: unavailable, Reason: "the deploy could not be stored and nothing was accepted, send it again"}, err
+	}
+	a = answer{Reason: result.Reason, Jobs: result.Jobs}
+	switch {
+	case result.Duplicate:
+		a.Status, code = duplicate, http.StatusOK
+	case len(result.Jobs) == 0:
+		a.Status, code = ignore, http.StatusOK
+	default:
+		a.Status, code = queued, http.StatusAccepted
+	}
+	return code, a, nil
+}
+
+// deploy hands over the pushes of one delivery and sums up what came of them:
+// a duplicate only if all are.
+func (h *handler) deploy(ctx context.Context, pushes []ops.Push) (Result, error) {
+	// A forge that hangs up has still pushed.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), deployTimeout)
+	defer cancel()
+	sum := Result{Duplicate: true}
+	var reasons []string
+	for _, push := range pushes {
+		result, err := h.Deploys.Deploy(ctx, push)
+		if err != nil {
+			return Result{}, err
+		}
+		sum.Jobs = append(sum.Jobs, result.Jobs...)
+		sum.Duplicate = sum.Duplicate && result.Duplicate
+		if result.Reason != "" && !slices.Contains(reasons, result.Reason) {
+			reasons = append(reasons, result.Reason)
+		}
+	}
+	sum.Reason = strings.Join(reasons, "; ")
+	if sum.Duplicate && sum.Reason == "" {
+		sum.Reason = "this push was seen before"
+	}
+	return sum, nil
+}
+
+// clip shortens what a sender says for the log and for reasons.
+func clip(s string) string {
+	const most = 64
+	if len(s) > most {
+		return strings.ToValidUTF8(s[:most], "") + "…"
+	}
+	return s
+}
