@@ -148,7 +148,7 @@ func credentials(f field, raw any, add adder) []GitCredential {
 		}
 		for _, name := range slices.Sorted(maps.Keys(m)) {
 			key := fmt.Sprintf("%s[%d].", f.key, i)
-			add(key+name, "unknown key, did you mean %s%s?", key, nearest(name, names))
+			add(key+name, "unknown key%s", didYouMean(name, names, key))
 		}
 	}
 	return out

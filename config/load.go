@@ -122,7 +122,7 @@ func (l *loader) file() {
 				l.problems.add(e.key, "is a section, write its keys under it (%s)", from)
 			}
 		case !known:
-			l.problems.add(e.key, "unknown key, did you mean %s? (%s)", nearest(e.key, keys()), from)
+			l.problems.add(e.key, "unknown key%s (%s)", didYouMean(e.key, keys(), ""), from)
 		case seen[e.key] > 0:
 			l.problems.add(e.key, "is set twice, on lines %d and %d of %s: keep one", seen[e.key], e.line, l.File)
 		case e.hidden != "":
@@ -177,7 +177,7 @@ func (l *loader) env() {
 
 	slices.Sort(unknown)
 	for _, name := range unknown {
-		l.problems.add(name, "unknown variable, did you mean %s?", nearest(name, names))
+		l.problems.add(name, "unknown variable%s", didYouMean(name, names, ""))
 	}
 	for _, f := range schema {
 		path, ok := inFiles[f.key]

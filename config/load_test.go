@@ -182,12 +182,14 @@ func TestProblems(t *testing.T) {
 		want       string // in the one problem
 	}{
 		{"unknown key", "slack: {bot_tokn: xoxb-1}", nil, "slack.bot_tokn: unknown key, did you mean slack.bot_token? (waggle.yaml line 1)"},
-		{"unknown dotted key", "a: 1\n", nil, "a: unknown key"},
+		{"unknown key near no other", "frobnicate: {volume: 11}", nil, "frobnicate.volume: unknown key, all are listed in docs/settings.md"},
+		{"unknown key of a known section", "ssh: {nonsense: 1}", nil, "ssh.nonsense: unknown key, there are ssh.user, ssh.port, ssh.key_file ("},
+		{"unknown dotted key", "ssh.prt: 1", nil, "did you mean ssh.port?"},
 		{"unknown section", "\n\nslak:\n  channel: x", nil, "slak.channel: unknown key, did you mean slack.channel? (waggle.yaml line 4)"},
 		{"unknown empty section", "slak:", nil, "slak: unknown key"},
 		{"unknown provider", "webhooks: {githb: {secret: x}}", nil, "did you mean webhooks.github.secret?"},
 		{"section with a value", "build: 3", nil, "build: is a section, write its keys under it"},
-		{"key with keys", "listen: {host: x}", nil, "listen.host: unknown key, did you mean listen?"},
+		{"key with keys", "listen: {host: x}", nil, "listen.host: unknown key"},
 		{"twice", "listen: :1\nlisten: :2", nil, "listen: is set twice, on lines 1 and 2 of waggle.yaml: keep one"},
 		{"twice, dotted", "ssh: {port: 1}\nssh.port: 2", nil, "ssh.port: is set twice"},
 		{"a comment for a value", "slack:\n  channel: #ops", nil, `slack.channel: has no value, only the comment "#ops": if that is the value, put it in quotes`},

@@ -3,6 +3,8 @@ package config
 import (
 	"fmt"
 	"strings"
+
+	"waggle/internal/nearest"
 )
 
 // Problem is one thing that is wrong with the settings.
@@ -48,35 +50,21 @@ func show(value string) string {
 	return fmt.Sprintf("%q", value)
 }
 
-// nearest returns the candidate with the smallest edit distance to word, the
-// first of several.
-func nearest(word string, candidates []string) string {
-	best, bestDistance := "", -1
+// didYouMean ends the text about an unknown name.
+func didYouMean(word string, candidates []string, prefix string) string {
+	if near := nearest.Of(word, candidates); near != "" {
+		return ", did you mean " + prefix + near + "?"
+	}
+	// What is near no other may at least be in the right section.
+	section, _, _ := strings.Cut(word, ".")
+	var siblings []string
 	for _, c := range candidates {
-		if d := distance(word, c); bestDistance < 0 || d < bestDistance {
-			best, bestDistance = c, d
+		if strings.HasPrefix(c, section+".") {
+			siblings = append(siblings, c)
 		}
 	}
-	return best
-}
-
-// distance is the Levenshtein distance of two ASCII words.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
+	if len(siblings) > 0 {
+		return ", there are " + strings.Join(siblings, ", ")
 	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
+	return ", all are listed in docs/settings.md"
 }
