@@ -250,7 +250,7 @@ func (c *Client) buildFailed(ctx context.Context, err error, req ops.BuildReques
 	case strings.Contains(step.step+message, "docker.io/docker/dockerfile"):
 		e.Next = "the Dockerfile's `# syntax=` line makes the engine fetch docker/dockerfile from Docker Hub, which failed: remove the line, or let the engine reach Docker Hub"
 	case fetching && untrusted(message):
-		e.Next = "give the registry a certificate that is trusted, or list its exact host:port in the engine's insecure-registries"
+		e.Next = "give the registry a certificate that is trusted, or list it in the engine's insecure-registries as http://host:port"
 	case fetching && refused(message):
 		e.Next = "see whether the base image exists and whether its registry is added with the right credentials (`/registry list`)"
 	case fetching && unreachable(message):

@@ -97,7 +97,7 @@ func (c *Client) pushFailed(ctx context.Context, err error, named reference.Name
 		e.Sentence = "this engine has no image " + named.String()
 	case untrusted(message):
 		e.Sentence = fmt.Sprintf("the engine does not trust the registry %s: %s", domain, message)
-		return e.Then("give the registry a certificate that is trusted, or list its exact host:port in the engine's insecure-registries")
+		return e.Then("give the registry a certificate that is trusted, or list it in the engine's insecure-registries as http://host:port")
 	case refused(message):
 		if auth.Username == "" {
 			e.Sentence = fmt.Sprintf("the registry %s wants a user and password for %s: %s", domain, reference.Path(named), message)
