@@ -1,0 +1,269 @@
+package ops_test
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"waggle/ops"
+)
+
+// fakeSwarm is a swarm of three nodes whose tasks run at once, unless a test
+// says otherwise. It keeps version indexes as Docker does.
+type fakeSwarm struct {
+	mu       sync.Mutex
+	services map[string]*ops.Service
+	previous map[string]ops.Service
+	nodes    []ops.Node
+	updates  []ops.Change
+	built    []ops.BuildRequest
+
+	beforeUpdate func(*fakeSwarm)                          // another hand, just before a write
+	tasks        func(ops.Service) []ops.Task              // nil: all run
+	rolled       func(svc *ops.Service, change ops.Change) // what becomes of an image update
+	build        func(ctx context.Context, req ops.BuildRequest) error
+	push         func() error
+	log          string // of every task
+	down         error  // every call fails with it
+}
+
+func newFakeSwarm(services ...ops.Service) *fakeSwarm {
+	f := &fakeSwarm{services: map[string]*ops.Service{}, previous: map[string]ops.Service{}}
+	for i := range 3 {
+		f.nodes = append(f.nodes, ops.Node{ID: fmt.Sprintf("id%d", i+1), Hostname: fmt.Sprintf("n%d", i+1), State: "ready", Availability: "active"})
+	}
+	for _, s := range services {
+		if s.Mode == "" {
+			s.Mode = ops.Replicated
+		}
+		s.ID, s.Version, s.Monitor = "id-"+s.Name, 10, 20*time.Millisecond
+		f.services[s.Name] = &s
+	}
+	return f
+}
+
+func (f *fakeSwarm) with(do func()) { f.mu.Lock(); defer f.mu.Unlock(); do() }
+
+func (f *fakeSwarm) service(name string) ops.Service {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return *f.services[name]
+}
+
+func (f *fakeSwarm) changes() []ops.Change {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.updates)
+}
+
+func (f *fakeSwarm) Services(context.Context) ([]ops.Service, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []ops.Service
+	for _, name := range slices.Sorted(maps.Keys(f.services)) {
+		out = append(out, *f.services[name])
+	}
+	return out, f.down
+}
+
+func (f *fakeSwarm) Service(_ context.Context, name string) (ops.Service, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.down != nil {
+		return ops.Service{}, f.down
+	}
+	s, ok := f.services[name]
+	if !ok {
+		return ops.Service{}, ops.Errorf(ops.NotFound, "There is no service %s", name)
+	}
+	return *s, nil
+}
+
+func (f *fakeSwarm) Tasks(_ context.Context, id string, upToDate bool) ([]ops.Task, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	svc := *f.services[strings.TrimPrefix(id, "id-")]
+	make := f.tasks
+	if make == nil {
+		make = allRun
+	}
+	var out []ops.Task
+	for _, t := range make(svc) {
+		if !upToDate || t.Image == "" || t.Image == svc.Image {
+			out = append(out, t)
+		}
+	}
+	return out, nil
+}
+
+func (f *fakeSwarm) Nodes(context.Context) ([]ops.Node, error) { return f.nodes, f.down }
+
+func (f *fakeSwarm) UpdateService(_ context.Context, svc ops.Service, c ops.Change) ([]string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if hand := f.beforeUpdate; hand != nil {
+		f.beforeUpdate = nil
+		hand(f)
+	}
+	s := f.services[svc.Name]
+	if s.Version != svc.Version {
+		return nil, ops.Errorf(ops.OutOfDate, "%s was changed meanwhile", svc.Name)
+	}
+	f.updates = append(f.updates, c)
+	f.previous[svc.Name] = *s
+	s.Version++
+	s.Labels = maps.Clone(s.Labels)
+	for k, v := range c.Labels {
+		s.Labels[k] = v
+	}
+	if c.Replicas != nil {
+		s.Replicas = *c.Replicas
+	}
+	if c.Image != "" {
+		s.Image = c.Image
+		s.Update = ops.UpdateStatus{State: "completed"}
+		if f.rolled != nil {
+			f.rolled(s, c)
+		}
+	}
+	return nil, nil
+}
+
+func (f *fakeSwarm) RollbackService(_ context.Context, svc ops.Service) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.rollback(svc.Name)
+	return nil
+}
+
+func (f *fakeSwarm) rollback(name string) {
+	s, old := f.services[name], f.previous[name]
+	s.Image, s.Labels, s.Version = old.Image, old.Labels, s.Version+1
+	s.Update = ops.UpdateStatus{State: "rollback_completed", Message: "rollback completed"}
+}
+
+func (f *fakeSwarm) TaskLogs(context.Context, string, int) (string, error) { return f.log, nil }
+
+func (f *fakeSwarm) Build(ctx context.Context, req ops.BuildRequest, log func(string)) error {
+	f.with(func() { f.built = append(f.built, req) })
+	if f.build != nil {
+		return f.build(ctx, req)
+	}
+	log("#1 building")
+	return nil
+}
+
+const digest = "sha256:1111111111111111111111111111111111111111111111111111111111111111"
+
+func (f *fakeSwarm) Push(context.Context, string, ops.RegistryAuth, func(string)) (string, error) {
+	if f.push != nil {
+		if err := f.push(); err != nil {
+			return "", err
+		}
+	}
+	return digest, nil
+}
+
+// allRun has one running task a slot, spread over the nodes.
+func allRun(s ops.Service) []ops.Task {
+	var out []ops.Task
+	for i := range s.Replicas {
+		out = append(out, task(i+1, "running", "", 0))
+	}
+	return out
+}
+
+func task(slot int, state, err string, age int) ops.Task {
+	desired := "running"
+	if state == "failed" || state == "rejected" || state == "shutdown" {
+		desired = "shutdown"
+	}
+	return ops.Task{ID: fmt.Sprintf("t%d-%s-%d", slot, state, age), Slot: slot, NodeID: fmt.Sprintf("id%d", (slot-1)%3+1),
+		State: state, Desired: desired, Err: err, Created: time.Unix(int64(1000-age), 0)}
+}
+
+// fakeSource has every commit.
+type fakeSource struct {
+	mu      sync.Mutex
+	fetched []string
+	removed int
+	err     error
+}
+
+func (s *fakeSource) Checkout(_ context.Context, url, commit, _ string) (string, func(), error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fetched = append(s.fetched, url+"@"+commit)
+	return "/src", func() { s.mu.Lock(); s.removed++; s.mu.Unlock() }, s.err
+}
+
+// recorder is a Reporter that keeps every status.
+type recorder struct {
+	mu      sync.Mutex
+	all     []ops.Status
+	changed chan struct{}
+}
+
+func newRecorder() *recorder { return &recorder{changed: make(chan struct{}, 1)} }
+
+func (r *recorder) Open(_ ops.Request, ref string, save func(string)) ops.Message {
+	if ref == "" {
+		save("message-1")
+	}
+	return recorded{r}
+}
+
+type recorded struct{ *recorder }
+
+func (m recorded) Show(s ops.Status) {
+	m.mu.Lock()
+	m.all = append(m.all, s)
+	m.mu.Unlock()
+	select {
+	case m.changed <- struct{}{}:
+	default:
+	}
+}
+
+func (m recorded) Close(context.Context) error { return nil }
+
+// wait returns the first status that is meant, now or later.
+func (r *recorder) wait(t *testing.T, meant func(ops.Status) bool) ops.Status {
+	t.Helper()
+	deadline := time.After(20 * time.Second)
+	for {
+		r.mu.Lock()
+		for _, s := range r.all {
+			if meant(s) {
+				r.mu.Unlock()
+				return s
+			}
+		}
+		last := ops.Status{}
+		if len(r.all) > 0 {
+			last = r.all[len(r.all)-1]
+		}
+		r.mu.Unlock()
+		select {
+		case <-r.changed:
+		case <-deadline:
+			t.Fatalf("not seen in time; the last status was %+v", last)
+		}
+	}
+}
+
+func (r *recorder) final(t *testing.T, id string) ops.Status {
+	t.Helper()
+	return r.wait(t, func(s ops.Status) bool { return s.ID == id && s.State.Final() })
+}
+
+func (r *recorder) seen(meant func(ops.Status) bool) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.ContainsFunc(r.all, meant)
+}

@@ -1,0 +1,332 @@
+package ops_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"waggle/ops"
+	"waggle/ops/queue"
+	"waggle/ops/store"
+)
+
+// house is a running Runner on a Redis of its own.
+type house struct {
+	*ops.Runner
+	*recorder
+	swarm  *fakeSwarm
+	source *fakeSource
+}
+
+type allow struct{ err error }
+
+func (a allow) Authorise(context.Context, ops.Actor, ops.Role) error { return a.err }
+
+func startHouse(t *testing.T, swarm *fakeSwarm, change ...func(*ops.Runner)) *house {
+	t.Helper()
+	redis, err := store.StartEmbedded()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(redis.Close)
+	return startOn(t, redis, swarm, change...)
+}
+
+func startOn(t *testing.T, redis *store.Embedded, swarm *fakeSwarm, change ...func(*ops.Runner)) *house {
+	t.Helper()
+	s := store.Open(redis.Options())
+	log := slog.New(slog.DiscardHandler)
+	h := &house{recorder: newRecorder(), swarm: swarm, source: &fakeSource{}}
+	h.Runner = &ops.Runner{
+		Env: ops.Env{Swarm: swarm, Source: h.source, Registry: ops.Registry{Domain: "reg:5000", Prefix: "acme"},
+			ScaleAbove: 20, BuildTimeout: 10 * time.Second, DeployTimeout: 10 * time.Second, Now: time.Now},
+		Kinds: map[string]func() ops.Operation{
+			"scale":  func() ops.Operation { return new(ops.Scale) },
+			"deploy": func() ops.Operation { return new(ops.Deploy) },
+		},
+		Store: s, Authoriser: allow{}, Reporter: h.recorder, Log: log,
+		Changes: queue.New(s.Client(), queue.Options{Name: "changes", Concurrency: 4, Log: log}),
+		Deploys: queue.New(s.Client(), queue.Options{Name: "deploys", Concurrency: 4, Log: log}),
+	}
+	for _, c := range change {
+		c(h.Runner)
+	}
+	if err := h.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.Stop(); _ = s.Close() })
+	return h
+}
+
+func (h *house) scale(t *testing.T, id string, op *ops.Scale) ops.Status {
+	t.Helper()
+	h.submit(t, ops.Request{ID: id, Actor: ops.Actor{ID: "U1", Name: "ada", Via: "slack"}}, op)
+	return h.final(t, id)
+}
+
+func (h *house) submit(t *testing.T, req ops.Request, op ops.Operation) {
+	t.Helper()
+	if err := h.Submit(t.Context(), req, op); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestScale(t *testing.T) {
+	pizza := ops.Service{Name: "pizza", Replicas: 3, Image: "pizza:1"}
+	for name, tc := range map[string]struct {
+		svc   ops.Service
+		op    ops.Scale
+		state ops.State
+		to    int    // replicas afterwards
+		says  string // part of the result or of the error and its next step
+	}{
+		"up":             {pizza, ops.Scale{App: "pizza", Replicas: 6}, ops.Done, 6, "pizza runs 6 of 6"},
+		"more":           {pizza, ops.Scale{App: "pizza", Replicas: 2, Relative: true}, ops.Done, 5, "pizza runs 5 of 5"},
+		"fewer":          {pizza, ops.Scale{App: "pizza", Replicas: -1, Relative: true}, ops.Done, 2, "pizza runs 2 of 2"},
+		"same":           {pizza, ops.Scale{App: "pizza", Replicas: 3}, ops.Done, 3, "pizza runs 3 of 3"},
+		"below zero":     {pizza, ops.Scale{App: "pizza", Replicas: -4, Relative: true}, ops.Refused, 3, "pizza runs 3, so 4 fewer is less than none. Type `/scale pizza 0` to stop it."},
+		"huge":           {pizza, ops.Scale{App: "pizza", Replicas: 10001}, ops.Refused, 3, "10001 replicas are more than Waggle sets (10000)"},
+		"to zero":        {pizza, ops.Scale{App: "pizza", Replicas: 0}, ops.Refused, 3, "This needs an approval: it stops pizza"},
+		"many":           {pizza, ops.Scale{App: "pizza", Replicas: 21}, ops.Refused, 3, "needs an approval: 21 is above 20"},
+		"unknown, near":  {pizza, ops.Scale{App: "piza", Replicas: 2}, ops.Refused, 3, "There is no app \"piza\" in this swarm. Did you mean `pizza`?"},
+		"unknown":        {pizza, ops.Scale{App: "calzone", Replicas: 2}, ops.Refused, 3, "There is: pizza."},
+		"global":         {ops.Service{Name: "pizza", Mode: ops.Global}, ops.Scale{App: "pizza", Replicas: 2}, ops.Refused, 0, "global service"},
+		"job":            {ops.Service{Name: "pizza", Mode: ops.ReplicatedJob}, ops.Scale{App: "pizza", Replicas: 2}, ops.Refused, 0, "is a job (replicated-job)"},
+		"persistent":     {ops.Service{Name: "pizza", Replicas: 1, Persistent: true}, ops.Scale{App: "pizza", Replicas: 2}, ops.Refused, 1, "persistent data"},
+		"persistent one": {ops.Service{Name: "pizza", Replicas: 2, Persistent: true}, ops.Scale{App: "pizza", Replicas: 1}, ops.Done, 1, "pizza runs 1 of 1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := startHouse(t, newFakeSwarm(tc.svc))
+			got := h.scale(t, "op1", &tc.op)
+			if got.State != tc.state {
+				t.Errorf("state = %s, want %s (%+v)", got.State, tc.state, got.Err)
+			}
+			said := got.Result
+			if got.Err != nil {
+				said = got.Err.Sentence + ". " + got.Err.Next
+			}
+			if !strings.Contains(said, tc.says) {
+				t.Errorf("it says %q, want %q in it", said, tc.says)
+			}
+			if now := h.swarm.service("pizza").Replicas; now != tc.to {
+				t.Errorf("%d replicas afterwards, want %d", now, tc.to)
+			}
+			if tc.state == ops.Refused && len(h.swarm.changes()) > 0 {
+				t.Errorf("refused, and yet changed: %+v", h.swarm.changes())
+			}
+		})
+	}
+}
+
+func TestScaleIsConvergedOnlyWhenTheClusterShowsIt(t *testing.T) {
+	swarm := newFakeSwarm(ops.Service{Name: "pizza", Replicas: 1})
+	running := 1
+	swarm.tasks = func(s ops.Service) []ops.Task {
+		var out []ops.Task
+		for i := range s.Replicas {
+			state := "preparing"
+			if i < running {
+				state = "running"
+			}
+			out = append(out, task(i+1, state, "", 0))
+		}
+		return out
+	}
+	h := startHouse(t, swarm)
+	h.submit(t, ops.Request{ID: "op1"}, &ops.Scale{App: "pizza", Replicas: 3})
+	h.wait(t, func(s ops.Status) bool { return s.Replicas != nil && s.Replicas.Running == 1 })
+	swarm.with(func() { running = 2 })
+	h.wait(t, func(s ops.Status) bool { return s.Replicas != nil && s.Replicas.Running == 2 })
+	if h.seen(func(s ops.Status) bool { return s.State == ops.Holding || s.State.Final() }) {
+		t.Error("called converged with 2 of 3 running")
+	}
+	swarm.with(func() { running = 3 })
+	h.wait(t, func(s ops.Status) bool { return s.State == ops.Holding })
+	got := h.final(t, "op1")
+	if got.State != ops.Done || got.Replicas.Where() != "n1 1 · n2 1 · n3 1" {
+		t.Errorf("got %s, %s", got.State, got.Replicas.Where())
+	}
+}
+
+func TestScaleThatFindsNoPlaceFails(t *testing.T) {
+	swarm := newFakeSwarm(ops.Service{Name: "pizza", Replicas: 1})
+	swarm.tasks = func(s ops.Service) []ops.Task {
+		out := []ops.Task{task(1, "running", "", 0)}
+		for i := 1; i < s.Replicas; i++ {
+			p := task(i+1, "pending", "no suitable node (scheduling constraints not satisfied on 3 nodes)", 0)
+			p.NodeID = ""
+			out = append(out, p)
+		}
+		return out
+	}
+	start := time.Now()
+	h := startHouse(t, swarm, func(r *ops.Runner) {
+		r.Env.DeployTimeout = time.Hour // of the clock below, which runs fast
+		r.Env.Now = func() time.Time { return start.Add(100 * time.Since(start)) }
+	})
+	got := h.scale(t, "op1", &ops.Scale{App: "pizza", Replicas: 3})
+	want := "pizza: 1 of 3 run and nothing has changed for 20s: no suitable node (scheduling constraints not satisfied on 3 nodes)"
+	if got.State != ops.Failure || got.Err.Sentence != want {
+		t.Errorf("got %s %q, want failed %q", got.State, got.Err.Sentence, want)
+	}
+	if want := "The swarm goes on trying. `/scale pizza 1` goes back."; got.Err.Next != want {
+		t.Errorf("next step %q, want %q", got.Err.Next, want)
+	}
+}
+
+func TestAnotherHandIsBuiltOnNotOverwritten(t *testing.T) {
+	swarm := newFakeSwarm(ops.Service{Name: "pizza", Replicas: 3, Image: "pizza:1"})
+	swarm.beforeUpdate = func(f *fakeSwarm) {
+		f.services["pizza"].Version++
+		f.services["pizza"].Image = "pizza:2"
+		f.services["pizza"].Replicas = 4
+	}
+	h := startHouse(t, swarm)
+	got := h.scale(t, "op1", &ops.Scale{App: "pizza", Replicas: 2, Relative: true})
+	if got.State != ops.Done {
+		t.Fatalf("got %s: %+v", got.State, got.Err)
+	}
+	if now := swarm.service("pizza"); now.Replicas != 6 || now.Image != "pizza:2" {
+		t.Errorf("afterwards %d replicas of %s, want 6 of pizza:2", now.Replicas, now.Image)
+	}
+	if d := got.Plan.Diffs[0]; d.From != "4" || d.To != "6" {
+		t.Errorf("the plan that is reported is %s, want the second one, 4 → 6", d)
+	}
+}
+
+func TestDryRunChangesNothing(t *testing.T) {
+	h := startHouse(t, newFakeSwarm(ops.Service{Name: "pizza", Replicas: 3}))
+	h.submit(t, ops.Request{ID: "op1", DryRun: true}, &ops.Scale{App: "pizza", Replicas: 0})
+	got := h.final(t, "op1")
+	if got.State != ops.DryRun || got.Plan.Diffs[0].String() != "replicas: 3 → 0" || got.Plan.Approval == "" {
+		t.Errorf("got %+v", got)
+	}
+	if len(h.swarm.changes()) > 0 {
+		t.Errorf("changed: %+v", h.swarm.changes())
+	}
+}
+
+func TestWhoMayNotIsRefusedBeforeAnything(t *testing.T) {
+	h := startHouse(t, newFakeSwarm(ops.Service{Name: "pizza", Replicas: 3}), func(r *ops.Runner) {
+		r.Authoriser = allow{ops.Errorf(ops.Forbidden, "You are a viewer")}
+	})
+	got := h.scale(t, "op1", &ops.Scale{App: "pizza", Replicas: 5})
+	if got.State != ops.Refused || len(got.Plan.Diffs) > 0 || len(h.swarm.changes()) > 0 {
+		t.Errorf("got %+v after changes %+v", got, h.swarm.changes())
+	}
+}
+
+func TestLockedByAnother(t *testing.T) {
+	h := startHouse(t, newFakeSwarm(ops.Service{Name: "pizza", Replicas: 3}))
+	lease, err := h.Store.Lock(t.Context(), "target:pizza", store.Claim{Owner: "@bob", Reason: "scale"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := h.scale(t, "op1", &ops.Scale{App: "pizza", Replicas: 5})
+	since := time.Now().UTC().Format("15:04")
+	if got.State != ops.Refused || !strings.HasPrefix(got.Err.Sentence, "@bob has been changing pizza (scale) since "+since) {
+		t.Errorf("got %s %q", got.State, got.Err.Sentence)
+	}
+	lease.Release()
+	if got := h.scale(t, "op2", &ops.Scale{App: "pizza", Replicas: 5}); got.State != ops.Done {
+		t.Errorf("after the release: %s %+v", got.State, got.Err)
+	}
+}
+
+func TestTheSameRequestTwiceIsADuplicate(t *testing.T) {
+	h := startHouse(t, newFakeSwarm(ops.Service{Name: "pizza", Replicas: 3}))
+	h.scale(t, "op1", &ops.Scale{App: "pizza", Replicas: 1, Relative: true})
+	err := h.Submit(t.Context(), ops.Request{ID: "op1"}, &ops.Scale{App: "pizza", Replicas: 1, Relative: true})
+	if !errors.Is(err, queue.ErrDuplicate) {
+		t.Errorf("err = %v, want ErrDuplicate", err)
+	}
+}
+
+func TestAuditIsWritten(t *testing.T) {
+	h := startHouse(t, newFakeSwarm(ops.Service{Name: "pizza", Replicas: 3}))
+	h.scale(t, "op1", &ops.Scale{App: "pizza", Replicas: 5})
+	h.scale(t, "op2", &ops.Scale{App: "nope", Replicas: 5})
+	var entries []ops.Entry
+	waitFor(t, "two audit entries", func() bool {
+		entries = nil
+		all, err := h.Store.Client().XRange(t.Context(), "waggle:audit", "-", "+").Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range all {
+			var e ops.Entry
+			if err := json.Unmarshal([]byte(m.Values["json"].(string)), &e); err != nil {
+				t.Fatal(err)
+			}
+			entries = append(entries, e)
+		}
+		return len(entries) == 2
+	})
+	if e := entries[0]; e.Who != "@ada" || e.UserID != "U1" || e.Kind != "scale" || e.Target != "pizza" || e.Outcome != ops.Done || e.Diffs[0].String() != "replicas: 3 → 5" {
+		t.Errorf("entry %+v", e)
+	}
+	if e := entries[1]; e.Outcome != ops.Refused || !strings.Contains(e.Why, "no app") {
+		t.Errorf("entry %+v", e)
+	}
+}
+
+// TestCutOffInTheMiddle stops a house between its write and its report, and
+// lets another go on.
+func TestCutOffInTheMiddle(t *testing.T) {
+	redis, err := store.StartEmbedded()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(redis.Close)
+	swarm := newFakeSwarm(ops.Service{Name: "pizza", Replicas: 3})
+	starting := true
+	swarm.tasks = func(s ops.Service) []ops.Task {
+		all := allRun(s)
+		if starting {
+			all[len(all)-1].State = "starting"
+		}
+		return all
+	}
+	first := startOn(t, redis, swarm)
+	first.submit(t, ops.Request{ID: "op1"}, &ops.Scale{App: "pizza", Replicas: 2, Relative: true})
+	first.wait(t, func(s ops.Status) bool { return s.Replicas != nil && s.Replicas.Running == 4 })
+	first.Stop()
+	if first.seen(func(s ops.Status) bool { return s.State.Final() }) {
+		t.Fatal("stopping made it final")
+	}
+
+	second := startOn(t, redis, swarm)
+	second.wait(t, func(s ops.Status) bool { return s.Replicas != nil && s.Replicas.Running == 4 })
+	swarm.with(func() { starting = false })
+	got := second.final(t, "op1")
+	if got.State != ops.Done || swarm.service("pizza").Replicas != 5 || len(swarm.changes()) != 1 {
+		t.Errorf("got %s %+v with %d replicas after %d writes; +2 must be added once", got.State, got.Err, swarm.service("pizza").Replicas, len(swarm.changes()))
+	}
+}
+
+func waitFor(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(20 * time.Second)
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatal("not in time: " + what)
+		}
+	}
+}
+
+func pushOf(n int) ops.Push {
+	commit := strings.Repeat(fmt.Sprint(n%10), 40)
+	return ops.Push{Provider: "github", Repo: "https://git.example/acme/pizza.git", RepoURLs: []string{"https://git.example/acme/pizza.git"},
+		Name: "acme/pizza", Branch: "main", Default: "main", Before: strings.Repeat("0", 40), After: commit, Pusher: "ada",
+		PushedAt: time.Unix(int64(1000+n), 0), Commits: []ops.Commit{{ID: commit, Message: fmt.Sprintf("change %d\n\nbody", n)}}}
+}
