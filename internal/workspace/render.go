@@ -185,23 +185,46 @@ func (n *names) element(v any) string {
 	case t == "image":
 		alt, _ := m["alt_text"].(string)
 		return "[image: " + alt + "]"
-	case t == "overflow", t == "checkboxes", t == "radio_buttons", strings.HasSuffix(t, "_select"):
-		var labels []string
-		for _, o := range optionsOf(m) {
-			labels = append(labels, n.text(o["text"]))
-		}
-		if p := n.text(m["placeholder"]); p != "" {
-			labels = append([]string{p + ":"}, labels...)
-		}
+	case t == "overflow":
+		return "[...]"
+	case t == "checkboxes", t == "radio_buttons":
+		return n.choices(m, t == "radio_buttons")
+	case strings.HasSuffix(t, "_select"):
+		label := n.text(m["placeholder"])
 		if o, ok := m["initial_option"].(map[string]any); ok {
-			labels = append(labels, "= "+n.text(o["text"]))
+			label = n.text(o["text"])
 		}
-		return "[" + strings.Join(labels, " | ") + "]"
+		return "[" + strings.TrimSpace(label+" ▾") + "]"
 	}
 	if s, _ := m["initial_value"].(string); s != "" {
 		return "[" + s + "]"
 	}
-	return "[" + strings.TrimSpace(n.text(m["placeholder"])+" ") + "]"
+	return "[" + n.text(m["placeholder"]) + "]"
+}
+
+// choices writes checkboxes or radio buttons with their marks.
+func (n *names) choices(element map[string]any, radio bool) string {
+	chosen := make(map[any]bool)
+	initial, _ := element["initial_options"].([]any)
+	for _, o := range append(initial, element["initial_option"]) {
+		if m, ok := o.(map[string]any); ok {
+			chosen[m["value"]] = true
+		}
+	}
+	var out []string
+	for _, o := range optionsOf(element) {
+		mark := "[ ] "
+		switch {
+		case radio && chosen[o["value"]]:
+			mark = "(o) "
+		case radio:
+			mark = "( ) "
+		case chosen[o["value"]]:
+			mark = "[x] "
+		}
+		out = append(out, mark+n.text(o["text"]))
+	}
+	return strings.Join(out, " ")
 }
 
 // optionsOf returns the options of a menu, those in groups too.
