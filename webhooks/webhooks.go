@@ -38,20 +38,7 @@ type Deployer interface {
 	// Deploy stores a deploy job for every app that follows the pushed branch.
 	// It returns only when they are durable; on an error nothing was stored, or
 	// what was is found again as a duplicate. It honours ctx.
-	Deploy(ctx context.Context, push ops.Push) (Result, error)
-}
-
-// Job is one deploy that waits.
-type Job struct {
-	App string `json:"app"`
-	ID  string `json:"id"`
-}
-
-// Result is what a push led to.
-type Result struct {
-	Jobs      []Job
-	Duplicate bool   // the push was seen before; Jobs are those it led to then
-	Reason    string // why there are no jobs
+	Deploy(ctx context.Context, push ops.Push) (ops.Accepted, error)
 }
 
 // Options are what New needs.
@@ -134,9 +121,9 @@ type door struct {
 
 // answer is the body of every response.
 type answer struct {
-	Status string `json:"status"`
-	Reason string `json:"reason"`
-	Jobs   []Job  `json:"jobs"`
+	Status string    `json:"status"`
+	Reason string    `json:"reason"`
+	Jobs   []ops.Job `json:"jobs"`
 }
 
 // The values of answer.Status.
@@ -164,7 +151,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Log.LogAttrs(r.Context(), level, "webhook delivery", line...)
 
 	if a.Jobs == nil {
-		a.Jobs = []Job{}
+		a.Jobs = []ops.Job{}
 	}
 	body, err := json.Marshal(a)
 	if err != nil {
@@ -255,16 +242,16 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, line *[]slog.Att
 
 // deploy hands over the pushes of one delivery and sums up what came of them:
 // a duplicate only if all are.
-func (h *handler) deploy(ctx context.Context, pushes []ops.Push) (Result, error) {
+func (h *handler) deploy(ctx context.Context, pushes []ops.Push) (ops.Accepted, error) {
 	// A forge that hangs up has still pushed.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), deployTimeout)
 	defer cancel()
-	sum := Result{Duplicate: true}
+	sum := ops.Accepted{Duplicate: true}
 	var reasons []string
 	for _, push := range pushes {
 		result, err := h.Deploys.Deploy(ctx, push)
 		if err != nil {
-			return Result{}, err
+			return ops.Accepted{}, err
 		}
 		sum.Jobs = append(sum.Jobs, result.Jobs...)
 		sum.Duplicate = sum.Duplicate && result.Duplicate

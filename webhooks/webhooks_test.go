@@ -32,12 +32,14 @@ const (
 )
 
 // deployer is a Deployer made of a function.
-type deployer func(context.Context, ops.Push) (Result, error)
+type deployer func(context.Context, ops.Push) (ops.Accepted, error)
 
-func (d deployer) Deploy(ctx context.Context, push ops.Push) (Result, error) { return d(ctx, push) }
+func (d deployer) Deploy(ctx context.Context, push ops.Push) (ops.Accepted, error) {
+	return d(ctx, push)
+}
 
-var pizza = deployer(func(context.Context, ops.Push) (Result, error) {
-	return Result{Jobs: []Job{{App: "pizza", ID: "j1"}}}, nil
+var pizza = deployer(func(context.Context, ops.Push) (ops.Accepted, error) {
+	return ops.Accepted{Jobs: []ops.Job{{App: "pizza", ID: "j1"}}}, nil
 })
 
 func newHandler(d Deployer) http.Handler {
@@ -138,11 +140,11 @@ func TestAnswers(t *testing.T) {
 		{"skip ci", change("test a push event", "wip [skip ci]"), nil, 200, "ignored", "the last commit says [skip ci]"},
 		{"ci skip", change("test a push event", "[CI SKIP] wip"), nil, 200, "ignored", "[ci skip]"},
 		{"skip deploy", change("test a push event", "wip\\n\\n[skip deploy]"), nil, 200, "ignored", "[skip deploy]"},
-		{"no app follows", func(*http.Request) {}, func(context.Context, ops.Push) (Result, error) {
-			return Result{Reason: "no app follows main"}, nil
+		{"no app follows", func(*http.Request) {}, func(context.Context, ops.Push) (ops.Accepted, error) {
+			return ops.Accepted{Reason: "no app follows main"}, nil
 		}, 200, "ignored", "no app follows main"},
-		{"duplicate", func(*http.Request) {}, func(context.Context, ops.Push) (Result, error) {
-			return Result{Duplicate: true, Jobs: []Job{{"pizza", "j1"}}}, nil
+		{"duplicate", func(*http.Request) {}, func(context.Context, ops.Push) (ops.Accepted, error) {
+			return ops.Accepted{Duplicate: true, Jobs: []ops.Job{{App: "pizza", ID: "j1"}}}, nil
 		}, 200, "duplicate", "seen before"},
 
 		{"no signature", func(r *http.Request) { r.Header.Del("X-Hub-Signature-256") }, nil, 401, "refused", "bad or missing signature"},
@@ -199,13 +201,13 @@ func TestAnswers(t *testing.T) {
 		}, nil, 413, "refused", "larger than"},
 		{"text", header("Content-Type", "text/plain"), nil, 415, "refused", "application/json or application/x-www-form-urlencoded"},
 		{"no content type", func(r *http.Request) { r.Header.Del("Content-Type") }, nil, 415, "refused", "content type"},
-		{"not stored", func(*http.Request) {}, func(context.Context, ops.Push) (Result, error) {
-			return Result{Jobs: []Job{{"pizza", "j1"}}}, errors.New("redis is away")
+		{"not stored", func(*http.Request) {}, func(context.Context, ops.Push) (ops.Accepted, error) {
+			return ops.Accepted{Jobs: []ops.Job{{App: "pizza", ID: "j1"}}}, errors.New("redis is away")
 		}, 503, "unavailable", "nothing was accepted"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			deployed := false
-			h := newHandler(deployer(func(ctx context.Context, p ops.Push) (Result, error) {
+			h := newHandler(deployer(func(ctx context.Context, p ops.Push) (ops.Accepted, error) {
 				deployed = true
 				if test.deploy != nil {
 					return test.deploy(ctx, p)
@@ -243,7 +245,7 @@ func (errReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 
 func TestGitHubPush(t *testing.T) {
 	var got ops.Push
-	h := newHandler(deployer(func(ctx context.Context, p ops.Push) (Result, error) {
+	h := newHandler(deployer(func(ctx context.Context, p ops.Push) (ops.Accepted, error) {
 		got = p
 		if _, ok := ctx.Deadline(); !ok {
 			t.Error("Deploy has no deadline")
@@ -286,9 +288,9 @@ func TestPushedAt(t *testing.T) {
 // Whoever hangs up after the push is here does not stop it from being stored.
 func TestHangingUpDoesNotCancel(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	h := newHandler(deployer(func(ctx context.Context, p ops.Push) (Result, error) {
+	h := newHandler(deployer(func(ctx context.Context, p ops.Push) (ops.Accepted, error) {
 		cancel()
-		return Result{Jobs: []Job{{"pizza", "j1"}}}, ctx.Err()
+		return ops.Accepted{Jobs: []ops.Job{{App: "pizza", ID: "j1"}}}, ctx.Err()
 	}))
 	res, _ := serve(t, h, delivery(fixture(t, "github-push.json")).WithContext(ctx))
 	if res.StatusCode != http.StatusAccepted {
@@ -307,7 +309,7 @@ func TestLogNeverHoldsSecretOrSignature(t *testing.T) {
 		var logged bytes.Buffer
 		h := New(Options{
 			Secrets: map[string][]secret.Text{"github": {key}},
-			Deploys: deployer(func(context.Context, ops.Push) (Result, error) { return Result{}, test.err }),
+			Deploys: deployer(func(context.Context, ops.Push) (ops.Accepted, error) { return ops.Accepted{}, test.err }),
 			Log:     slog.New(slog.NewTextHandler(&logged, nil)),
 		})
 		signature := strings.TrimPrefix(test.r.Header.Get("X-Hub-Signature-256"), "sha256=")
@@ -362,7 +364,7 @@ func TestConnectionIsUsedAgain(t *testing.T) {
 	push := fixture(t, "github-push.json")
 	server := httptest.NewServer(New(Options{
 		Secrets: map[string][]secret.Text{"github": {key}}, readTimeout: limit,
-		Deploys: deployer(func(ctx context.Context, p ops.Push) (Result, error) {
+		Deploys: deployer(func(ctx context.Context, p ops.Push) (ops.Accepted, error) {
 			<-time.After(2 * limit)
 			return pizza(ctx, p)
 		}),

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/docker/docker/api/types/swarm"
+	"github.com/docker/docker/api"
 	"github.com/docker/docker/client"
 
 	"waggle/ops"
@@ -40,6 +41,10 @@ type Options struct {
 	// Log receives what goes wrong without failing a call; nil discards it.
 	Log *slog.Logger
 }
+
+// APIVersion is the newest version of the Engine API that the client speaks; the
+// version in use is negotiated with each engine.
+const APIVersion = api.DefaultVersion
 
 // Client is an engine that is a manager of a swarm. It is safe for concurrent
 // use and connects when it is first asked something.

@@ -1,0 +1,222 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"waggle/bot"
+	"waggle/config"
+	"waggle/ops"
+	"waggle/ops/queue"
+	"waggle/ops/source"
+	"waggle/ops/store"
+	"waggle/ops/swarm"
+	"waggle/webhooks"
+)
+
+// quickOperations is how many operations without slow work may run side by side.
+const quickOperations = 16
+
+func serve(ctx context.Context, args []string, _, stderr io.Writer) error {
+	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
+	file := flags.String("config", "", "settings file (default waggle.yaml if there is one)")
+	if err := parse(flags, args, stderr); err != nil {
+		return err
+	}
+	o := config.Options{File: *file, Explicit: *file != "", Env: os.Environ()}
+	if o.File == "" {
+		o.File = "waggle.yaml"
+	}
+	settings, err := config.Load(o)
+	if err != nil {
+		return err
+	}
+	s, err := newService(settings, newLog(settings.Log, stderr))
+	if err != nil {
+		return err
+	}
+	return s.run(ctx)
+}
+
+func newLog(l config.Log, w io.Writer) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: l.SlogLevel()}
+	if l.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, opts))
+	}
+	return slog.New(slog.NewTextHandler(w, opts))
+}
+
+// service is everything of `waggle serve`, wired.
+type service struct {
+	log      *slog.Logger
+	embedded *store.Embedded // nil with a real Redis
+	store    *store.Store
+	swarm    *swarm.Client
+	bot      *bot.Bot
+	runner   *ops.Runner
+	listener net.Listener
+	server   *http.Server
+}
+
+// newService wires the parts and opens the listener. It connects to nothing:
+// parts that are away are waited for, and /readyz says which they are.
+func newService(c config.Settings, log *slog.Logger) (_ *service, err error) {
+	s := &service{log: log}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	redisOptions, err := c.Redis.Options()
+	if err != nil {
+		return nil, fmt.Errorf("redis.url: %w", err)
+	}
+	if redisOptions == nil {
+		if s.embedded, err = store.StartEmbedded(); err != nil {
+			return nil, err
+		}
+		redisOptions = s.embedded.Options()
+		log.Warn("redis.url is not set: using an embedded Redis in memory. What waits or runs is LOST when Waggle stops. Set redis.url for real use.")
+	}
+	s.store = store.Open(redisOptions)
+	if s.swarm, err = swarm.Dial(swarm.Options{Host: c.Docker.Host, Log: log}); err != nil {
+		return nil, err
+	}
+	git, err := newGit(c.Git, log)
+	if err != nil {
+		return nil, err
+	}
+	s.bot = bot.New(bot.Options{
+		Token: c.Slack.BotToken, SigningSecret: c.Slack.SigningSecret, APIURL: c.Slack.APIURL, Channel: c.Slack.Channel,
+		Roles: bot.Roles{Admins: c.Roles.Admins, Operators: c.Roles.Operators, Viewers: c.Roles.Viewers},
+		Log:   log, Now: time.Now,
+	})
+	s.runner = &ops.Runner{
+		Env: ops.Env{
+			Swarm: s.swarm, Source: checkouts{git}, ScaleAbove: c.Approvals.ScaleAbove,
+			Registry: ops.Registry{Domain: c.Registry.Domain, Prefix: c.Registry.Prefix,
+				Auth: ops.RegistryAuth{Username: c.Registry.Username, Password: c.Registry.Password}},
+			BuildTimeout: c.Build.Timeout, DeployTimeout: c.Deploy.Timeout, Now: time.Now,
+		},
+		Kinds: bot.Kinds(), Store: s.store, Authoriser: s.bot, Reporter: s.bot, Log: log,
+		Changes: queue.New(s.store.Client(), queue.Options{Name: "changes", Concurrency: quickOperations, Log: log}),
+		Deploys: queue.New(s.store.Client(), queue.Options{Name: "deploys", Concurrency: c.Build.Concurrency, Log: log}),
+	}
+	s.bot.SubmitTo(s.runner)
+
+	mux := http.NewServeMux()
+	if c.Slack.HTTPMode() {
+		mux.Handle("/slack/events", s.bot)
+	}
+	mux.Handle("/webhooks/", webhooks.New(webhooks.Options{Secrets: c.Webhooks.Secrets(), Deploys: s.runner, Log: log}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "alive\n") })
+	mux.Handle("GET /readyz", &readiness{parts: []part{
+		{"redis", s.store.Ping, 0},
+		{"swarm", s.swarmReady, 0},
+		{"slack", s.bot.Check, 30 * time.Second},
+	}, now: time.Now})
+	if s.listener, err = net.Listen("tcp", c.Listen); err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	s.server = &http.Server{
+		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
+		WriteTimeout: 60 * time.Second, IdleTimeout: 2 * time.Minute,
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}
+	return s, nil
+}
+
+func newGit(c config.Git, log *slog.Logger) (*source.Git, error) {
+	git := &source.Git{
+		// The same place for every run, so that what a killed one left is found.
+		Dir: filepath.Join(os.TempDir(), "waggle-"+strconv.Itoa(os.Getuid())),
+		Log: log,
+	}
+	for _, g := range c.Credentials {
+		git.Credentials = append(git.Credentials, source.Credential{Host: g.Host, Username: g.Username, Token: g.Token, KeyFile: g.SSHKeyFile})
+	}
+	if err := git.Sweep(); err != nil {
+		return nil, err
+	}
+	return git, nil
+}
+
+// checkouts is Git as operations see it.
+type checkouts struct{ *source.Git }
+
+func (c checkouts) Checkout(ctx context.Context, url, commit, branch string) (string, func(), error) {
+	tree, err := c.Git.Checkout(ctx, url, commit, branch)
+	if err != nil {
+		return "", nil, err
+	}
+	return tree.Dir, func() {
+		if err := tree.Close(); err != nil {
+			c.Log.Warn("a checkout could not be removed", "dir", tree.Dir, "err", err)
+		}
+	}, nil
+}
+
+// run serves until ctx ends, then stops in good order: no new requests, running
+// operations put back where they can be taken up.
+func (s *service) run(ctx context.Context) error {
+	defer s.close()
+	if err := s.runner.Start(); err != nil {
+		return fmt.Errorf("start the queue: %w", err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- s.server.Serve(s.listener) }()
+	s.log.Info("listening", "addr", s.listener.Addr().String())
+
+	var err error
+	select {
+	case <-ctx.Done():
+		s.log.Info("stopping")
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		err = s.server.Shutdown(ctx)
+		<-served
+	case err = <-served:
+	}
+	s.runner.Stop()
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// close ends what newService began.
+func (s *service) close() {
+	if s.listener != nil {
+		_ = s.listener.Close() // the server may have
+	}
+	if s.swarm != nil {
+		_ = s.swarm.Close()
+	}
+	if s.store != nil {
+		_ = s.store.Close()
+	}
+	if s.embedded != nil {
+		s.embedded.Close()
+	}
+}
+
+func (s *service) swarmReady(ctx context.Context) error {
+	info, err := s.swarm.Info(ctx)
+	if err != nil {
+		return err
+	}
+	if info.Problem != "" {
+		return errors.New(info.Problem)
+	}
+	return nil
+}
