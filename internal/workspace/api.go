@@ -48,7 +48,7 @@ func (w *Workspace) Calls(method string) []Call {
 }
 
 // Failure is how a call fails, see [Workspace.FailNext]. The fields combine: the
-// call waits for Delay, is carried out if Applied, and is then answered by Drop,
+// call is carried out if Applied, waits for Delay, and is then answered by Drop,
 // Status or Error. With only a Delay it is slow and otherwise as usual.
 type Failure struct {
 	Status     int           // HTTP status; 200 when zero
@@ -222,6 +222,9 @@ func (w *Workspace) fail(rw http.ResponseWriter, r *http.Request, body []byte, c
 	call.Injected = true
 	w.mu.Unlock()
 
+	if f.Applied {
+		*a = serve(r, body, call)
+	}
 	if f.Delay != 0 {
 		var late <-chan time.Time // never, when negative
 		if f.Delay > 0 {
@@ -237,8 +240,8 @@ func (w *Workspace) fail(rw http.ResponseWriter, r *http.Request, body []byte, c
 			return false
 		}
 	}
-	if f.Applied || !f.Drop && f.Status == 0 && f.Error == "" {
-		*a = serve(r, body, call)
+	if !f.Applied && !f.Drop && f.Status == 0 && f.Error == "" {
+		*a = serve(r, body, call) // only slow
 	}
 	switch {
 	case f.Drop:

@@ -96,15 +96,26 @@ func (w *Workspace) parseContent(text string, hasText bool, blocks, attachments 
 			return c, refuse("too_many_attachments")
 		}
 		for _, a := range list {
-			if inner, ok := a["blocks"]; ok {
-				raw, _ := json.Marshal(inner)
-				if _, refusal := w.checkMessageBlocks(raw); refusal != nil {
-					return c, refuse("invalid_attachments", refusal.messages...)
-				}
+			inner, ok := a["blocks"]
+			if !ok {
+				continue
 			}
+			raw, err := encode(inner)
+			if err != nil {
+				return c, refuse("invalid_attachments")
+			}
+			named, refusal := w.checkMessageBlocks(raw)
+			if refusal != nil {
+				return c, refuse("invalid_attachments", refusal.messages...)
+			}
+			a["blocks"] = named
 		}
 		if len(list) > 0 {
-			c.attachments = attachments
+			encoded, err := encode(list)
+			if err != nil {
+				return c, refuse("invalid_attachments")
+			}
+			c.attachments = encoded
 		}
 	}
 	return c, nil

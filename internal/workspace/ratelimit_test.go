@@ -102,6 +102,7 @@ func TestFailNext(t *testing.T) {
 		{"slow", workspace.Failure{Delay: time.Millisecond}, func(err error) bool { return err == nil }, 1},
 		{"drop", workspace.Failure{Drop: true}, func(err error) bool { return err != nil }, 0},
 		{"answer lost", workspace.Failure{Drop: true, Applied: true}, func(err error) bool { return err != nil }, 1},
+		{"answer late", workspace.Failure{Delay: -1, Applied: true}, func(err error) bool { return errors.Is(err, context.DeadlineExceeded) }, 1},
 		{"answer wrong", workspace.Failure{Status: 503, Applied: true}, func(err error) bool { return err != nil }, 1},
 	}
 	for _, tt := range tests {

@@ -15,6 +15,9 @@ type names struct {
 
 // names returns the names as they are now. w.mu is held.
 func (w *Workspace) names() *names {
+	if w.named != nil {
+		return w.named
+	}
 	n := &names{users: make(map[string]string), channels: make(map[string]string), groups: make(map[string]string)}
 	for id, u := range w.users {
 		n.users[id] = u.Name
@@ -25,6 +28,7 @@ func (w *Workspace) names() *names {
 	for id, g := range w.groups {
 		n.groups[id] = g.Handle
 	}
+	w.named = n
 	return n
 }
 
@@ -82,11 +86,32 @@ func (v View) Plain() string {
 }
 
 func parseBlocks(raw json.RawMessage) []map[string]any {
+	if len(raw) == 0 {
+		return nil
+	}
 	var blocks []map[string]any
 	if err := json.Unmarshal(raw, &blocks); err != nil {
 		return nil // blocks were validated when they came
 	}
 	return blocks
+}
+
+// allBlocks returns the blocks of the message and then those of its attachments.
+func (m *Message) allBlocks() []map[string]any {
+	out := parseBlocks(m.Blocks)
+	if len(m.Attachments) == 0 {
+		return out
+	}
+	var list []struct {
+		Blocks json.RawMessage `json:"blocks"`
+	}
+	if err := json.Unmarshal(m.Attachments, &list); err != nil {
+		return out // they were validated when they came
+	}
+	for _, a := range list {
+		out = append(out, parseBlocks(a.Blocks)...)
+	}
+	return out
 }
 
 func (n *names) blocks(raw json.RawMessage) []string {

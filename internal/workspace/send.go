@@ -206,6 +206,18 @@ func (w *Workspace) Command(ctx context.Context, in CommandInput) (Ack, error) {
 	return ack, nil
 }
 
+// Type types a line and presses return: a slash command when it starts with a
+// slash, and a message otherwise. Ack is that of the command.
+func (w *Workspace) Type(ctx context.Context, user, channel, line string) (Ack, error) {
+	line = strings.TrimSpace(line)
+	if !strings.HasPrefix(line, "/") {
+		_, err := w.Say(user, channel, "", line)
+		return Ack{}, err
+	}
+	command, rest, _ := strings.Cut(line, " ")
+	return w.Command(ctx, CommandInput{User: user, Channel: channel, Command: command, Text: rest})
+}
+
 // showAnswer posts what the app answered to a command. It returns an error code
 // if that cannot be shown. w.mu is held.
 func (w *Workspace) showAnswer(in CommandInput, c *Channel, typed, body string) string {
@@ -306,7 +318,7 @@ type Confirm struct{ Title, Text, Confirm, Deny string }
 // Controls are the buttons and menus of the message, in order.
 func (m Message) Controls() []Control {
 	var out []Control
-	for _, b := range parseBlocks(m.Blocks) {
+	for _, b := range m.allBlocks() {
 		for _, e := range elementsOf(b) {
 			t, _ := e["type"].(string)
 			if !interactive[t] {
@@ -362,7 +374,7 @@ func (w *Workspace) act(ctx context.Context, user string, m Message, actionID st
 		w.mu.Unlock()
 		return Ack{}, ErrNoMessage
 	}
-	action := findAction(now.Blocks, actionID, value)
+	action := findAction(now.allBlocks(), actionID, value)
 	if action == nil {
 		w.mu.Unlock()
 		return Ack{}, fmt.Errorf("%w: %s", ErrNoElement, actionID)
@@ -390,8 +402,8 @@ func (w *Workspace) act(ctx context.Context, user string, m Message, actionID st
 
 // findAction builds the entry of "actions" for a button, or for a menu's option,
 // or returns nil if there is none.
-func findAction(blocks json.RawMessage, actionID string, value *string) object {
-	for _, b := range parseBlocks(blocks) {
+func findAction(blocks []map[string]any, actionID string, value *string) object {
+	for _, b := range blocks {
 		for _, e := range elementsOf(b) {
 			t, _ := e["type"].(string)
 			if e["action_id"] != actionID || !interactive[t] || (t == "button") != (value == nil) {

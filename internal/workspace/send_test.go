@@ -227,6 +227,47 @@ func TestClick(t *testing.T) {
 	}
 }
 
+func TestClickInAnAttachment(t *testing.T) {
+	w := start(t, nil)
+	got := make(chan slack.InteractionCallback, 1)
+	serve(t, w, &app{interact: func(_ http.ResponseWriter, c slack.InteractionCallback) { got <- c }})
+	_, ts, err := client(w).PostMessageContext(t.Context(), "C0DEPLOYS", slack.MsgOptionAttachments(slack.Attachment{
+		Color: "#2eb67d", Fallback: "f",
+		Blocks: slack.Blocks{BlockSet: []slack.Block{section("in a bar"), slack.NewActionBlock("", button("x", "X", "v"))}},
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, _ := w.Message("U0ADA", "deploys", ts)
+	if m.Plain() != "| in a bar\n| [X]" {
+		t.Errorf("plain %q", m.Plain())
+	}
+	if c := m.Controls(); len(c) != 1 || c[0].ActionID != "x" || c[0].BlockID == "" {
+		t.Fatalf("controls %+v", c)
+	}
+	if _, err := w.Click(t.Context(), "U0ADA", m, "x"); err != nil {
+		t.Fatal(err)
+	}
+	if a := (<-got).ActionCallback.BlockActions[0]; a.Value != "v" {
+		t.Errorf("action %+v", a)
+	}
+}
+
+func TestType(t *testing.T) {
+	w := start(t, nil)
+	var got string
+	serve(t, w, &app{command: func(_ http.ResponseWriter, c slack.SlashCommand) { got = c.Command + "|" + c.Text }})
+	if ack, err := w.Type(t.Context(), "U0ADA", "deploys", " /scale pizza +1 "); err != nil || !ack.OK() || got != "/scale|pizza +1" {
+		t.Errorf("%q, %+v, %v", got, ack, err)
+	}
+	if _, err := w.Type(t.Context(), "U0ADA", "deploys", "hello"); err != nil {
+		t.Error(err)
+	}
+	if got := w.Screen("deploys", "U0LINUS"); got != "ada:\n  hello\n" {
+		t.Errorf("screen\n%s", got)
+	}
+}
+
 func TestResponseURLOfACommand(t *testing.T) {
 	clock := workspace.NewManualClock(time.Now())
 	w := start(t, func(o *workspace.Options) { o.Clock = clock.Now })

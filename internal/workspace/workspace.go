@@ -169,6 +169,7 @@ type Workspace struct {
 	users        map[string]*User
 	channels     map[string]*Channel
 	groups       map[string]*Group
+	named        *names // made from the three when nil
 	order        struct{ users, channels, groups []string }
 	messages     map[string][]*Message // by channel id, oldest first
 	changed      chan struct{}         // closed and replaced at each change
@@ -364,6 +365,7 @@ func (w *Workspace) AddUser(u User) error {
 		w.order.users = append(w.order.users, u.ID)
 	}
 	w.users[u.ID] = &u
+	w.named = nil
 	return nil
 }
 
@@ -385,6 +387,7 @@ func (w *Workspace) AddChannel(c Channel) error {
 		w.order.channels = append(w.order.channels, c.ID)
 	}
 	w.channels[c.ID] = &c
+	w.named = nil
 	return nil
 }
 
@@ -400,6 +403,7 @@ func (w *Workspace) AddGroup(g Group) error {
 		w.order.groups = append(w.order.groups, g.ID)
 	}
 	w.groups[g.ID] = &g
+	w.named = nil
 	return nil
 }
 
@@ -474,6 +478,7 @@ func (w *Workspace) openIM(user string) *Channel {
 		c.ID += "X"
 	}
 	w.channels[c.ID] = c
+	w.named = nil
 	w.order.channels = append(w.order.channels, c.ID)
 	return c
 }
