@@ -1,0 +1,268 @@
+// Package e2e runs the whole of Waggle on real parts: its binary as a process,
+// three Docker engines in one swarm, registries with and without login, a real
+// Redis, a real Git forge, and the local workspace in place of Slack.
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"waggle/internal/forge"
+	"waggle/internal/lab"
+	"waggle/internal/rig"
+	"waggle/internal/workspace"
+)
+
+const (
+	channel       = "C0DEPLOYS"
+	ada           = "U0ADA"   // owner of the workspace
+	linus         = "U0LINUS" // member
+	webhookSecret = "canary-webhook-5c1d"
+)
+
+var (
+	shared = lab.Shared{Options: lab.Options{Swarm: true}}
+	binary string
+)
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	if os.Getenv("WAGGLE_LAB") == "1" {
+		dir, err := os.MkdirTemp("", "waggle-e2e-")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(dir)
+		binary = filepath.Join(dir, "waggle")
+		build := exec.Command("go", "build", "-race", "-o", binary, "waggle/cmd/waggle")
+		if out, err := build.CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "build waggle: %v\n%s", err, out)
+			return 1
+		}
+	}
+	return shared.Run(m)
+}
+
+// bench is one Waggle with everything around it.
+type bench struct {
+	*testing.T
+	ctx      context.Context
+	lab      *lab.Lab
+	ws       *workspace.Workspace
+	forge    *forge.Forge
+	redis    *lab.Redis
+	addr     string
+	settings map[string]string
+	waggle   *rig.Waggle
+}
+
+// start brings up a Waggle of this test's own on the shared swarm, and ends it
+// with the test.
+func start(t *testing.T, settings ...map[string]string) *bench {
+	t.Helper()
+	l := shared.Get(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	t.Cleanup(cancel)
+	b := &bench{T: t, ctx: ctx, lab: l}
+
+	var err error
+	b.redis, err = lab.StartRedis(ctx, t.TempDir(), lab.AppendOnly())
+	b.must(err)
+	t.Cleanup(b.redis.Kill)
+	b.addr, err = rig.FreeAddr()
+	b.must(err)
+	o := workspace.Example()
+	o.EventsURL = "http://" + b.addr + "/slack/events"
+	b.ws, err = workspace.New(o)
+	b.must(err)
+	b.must(b.ws.Start())
+	t.Cleanup(func() { _ = b.ws.Close() })
+	b.forge, err = forge.Start(ctx, forge.Options{Dir: t.TempDir(), WebhookURL: "http://" + b.addr + "/webhooks/github", Secret: webhookSecret})
+	b.must(err)
+	t.Cleanup(func() { _ = b.forge.Close() })
+
+	b.settings = map[string]string{
+		"WAGGLE_SLACK_API_URL":          b.ws.APIURL(),
+		"WAGGLE_SLACK_BOT_TOKEN":        b.ws.BotToken(),
+		"WAGGLE_SLACK_SIGNING_SECRET":   b.ws.SigningSecret(),
+		"WAGGLE_SLACK_CHANNEL":          channel,
+		"WAGGLE_REDIS_URL":              b.redis.URL,
+		"WAGGLE_DOCKER_HOST":            l.Manager().Host(),
+		"WAGGLE_WEBHOOKS_GITHUB_SECRET": webhookSecret,
+		"WAGGLE_REGISTRY_DOMAIN":        l.Private.Addr,
+		"WAGGLE_REGISTRY_PREFIX":        "acme",
+		"WAGGLE_REGISTRY_USERNAME":      l.Private.User,
+		"WAGGLE_REGISTRY_PASSWORD":      l.Private.Password,
+		"WAGGLE_LOG_LEVEL":              "debug",
+	}
+	for _, more := range settings {
+		maps.Copy(b.settings, more)
+	}
+	b.serve()
+	t.Cleanup(func() {
+		b.stop()
+		b.noLeak()
+		if t.Failed() {
+			t.Logf("waggle's log:\n%s", withoutDebug(b.waggle.Log()))
+			t.Logf("the channel:\n%s", b.ws.Screen(channel, ada))
+		}
+	})
+	return b
+}
+
+func withoutDebug(log string) string {
+	return regexp.MustCompile(`(?m)^.*level=DEBUG.*\n`).ReplaceAllString(log, "")
+}
+
+// serve starts Waggle, again if need be.
+func (b *bench) serve() {
+	b.Helper()
+	var err error
+	b.waggle, err = rig.Start(b.ctx, binary, b.addr, b.settings, nil, b.settings["WAGGLE_DOCKER_HOST"] == b.lab.Manager().Host())
+	b.must(err)
+}
+
+func (b *bench) stop() {
+	b.Helper()
+	if b.waggle.Cmd.ProcessState != nil {
+		return // killed by the test
+	}
+	if err := b.waggle.Stop(); err != nil {
+		b.Errorf("waggle ended with %v:\n%s", err, b.waggle.Log())
+	}
+	if strings.Contains(b.waggle.Log(), "DATA RACE") {
+		b.Errorf("waggle has a data race:\n%s", b.waggle.Log())
+	}
+}
+
+// noLeak asserts that no secret is in the log or in any message.
+func (b *bench) noLeak() {
+	b.Helper()
+	var seen bytes.Buffer
+	seen.WriteString(b.waggle.Log())
+	for _, c := range b.ws.Channels(ada) {
+		seen.WriteString(b.ws.Screen(c.ID, ada))
+	}
+	for name, canary := range map[string]string{
+		"webhook secret": webhookSecret, "registry password": b.lab.Private.Password,
+		"bot token": b.ws.BotToken(), "signing secret": b.ws.SigningSecret(),
+	} {
+		if strings.Contains(seen.String(), canary) {
+			b.Errorf("the %s is in a log or message", name)
+		}
+	}
+}
+
+func (b *bench) must(err error) {
+	b.Helper()
+	if err != nil {
+		b.Fatal(err)
+	}
+}
+
+// docker runs the plain docker command line on the manager.
+func (b *bench) docker(args ...string) string {
+	b.Helper()
+	out, err := b.lab.Manager().Docker(b.ctx, args...)
+	b.must(err)
+	return strings.TrimSpace(out)
+}
+
+// service makes a service with plain docker and removes it with the test.
+func (b *bench) service(name string, args ...string) {
+	b.Helper()
+	create := append([]string{"service", "create", "--detach", "--quiet", "--name", name, "--endpoint-mode", "dnsrr",
+		"--no-resolve-image", "--stop-grace-period", "1s"}, args...)
+	if len(args) == 0 || !strings.Contains(args[len(args)-1], "/") {
+		create = append(create, b.lab.BaseImage, "sleep", "100000")
+	}
+	b.docker(create...)
+	b.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		if _, err := b.lab.Manager().Docker(ctx, "service", "rm", name); err != nil {
+			b.Errorf("remove %s: %v", name, err)
+		}
+	})
+}
+
+// running counts the tasks of a service that run, by the docker command line.
+func (b *bench) running(name string) int {
+	b.Helper()
+	out := b.docker("service", "ps", name, "--filter", "desired-state=running", "--format", "{{.CurrentState}}")
+	return strings.Count(out, "Running ")
+}
+
+// eventually waits until ok.
+func (b *bench) eventually(what string, within time.Duration, ok func() bool) {
+	b.Helper()
+	deadline := time.After(within)
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			b.Fatalf("not within %s: %s", within, what)
+		}
+	}
+}
+
+// say types a slash command as user.
+func (b *bench) say(user, text string) workspace.Ack {
+	b.Helper()
+	command, args, _ := strings.Cut(text, " ")
+	ack, err := b.ws.Command(b.ctx, workspace.CommandInput{User: user, Channel: channel, Command: command, Text: args})
+	b.must(err)
+	if !ack.OK() || ack.Took > 2*time.Second {
+		b.Errorf("%s was acknowledged after %s: %+v", text, ack.Took, ack)
+	}
+	return ack
+}
+
+// sees waits for a message that user sees with this text on its first line.
+func (b *bench) sees(user, first string) workspace.Message {
+	b.Helper()
+	return b.seesWithin(60*time.Second, user, first)
+}
+
+func (b *bench) seesWithin(limit time.Duration, user, first string) workspace.Message {
+	b.Helper()
+	ctx, cancel := context.WithTimeout(b.ctx, limit)
+	defer cancel()
+	m, err := b.ws.Wait(ctx, channel, user, func(m workspace.Message) bool {
+		line, _, _ := strings.Cut(strings.ReplaceAll(m.Plain(), "*", ""), "\n")
+		return strings.Contains(line, first)
+	})
+	b.must(err)
+	return m
+}
+
+// history is all that a message said, one text an edit.
+func history(m workspace.Message) string {
+	var all []string
+	for _, v := range m.Edits {
+		all = append(all, v.Text)
+	}
+	return strings.Join(append(all, m.Text), "\n")
+}
+
+func contains(t testing.TB, what, text string, parts ...string) {
+	t.Helper()
+	for _, p := range parts {
+		if !strings.Contains(text, p) {
+			t.Errorf("%s does not have %q:\n%s", what, p, text)
+		}
+	}
+}
