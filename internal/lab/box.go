@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -36,7 +37,7 @@ exec "$3" -- sleep infinity
 
 // startBox makes the namespaces. dir must hold what boxSetup binds.
 func startBox(ctx context.Context, dir, name string) (*box, error) {
-	tini, err := lookPath("docker-init")
+	tini, err := lookPath("tini")
 	if err != nil {
 		return nil, err
 	}
@@ -54,6 +55,9 @@ func startBox(ctx context.Context, dir, name string) (*box, error) {
 	}
 	p, err := startProc("the namespaces of "+name, cmd, filepath.Join(dir, "box.log"))
 	w.Close()
+	if errors.Is(err, syscall.EPERM) {
+		err = fmt.Errorf("%w: this machine forbids new namespaces (in a container, it must be a privileged one)", err)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -83,19 +83,22 @@ func (p *proc) stop(sig syscall.Signal, grace time.Duration) {
 // until polls check until it succeeds. It gives up when the process ends or
 // the time is over, and then says what the process logged last.
 func (p *proc) until(ctx context.Context, limit time.Duration, check func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	within, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		err := check(ctx)
+		err := check(within)
 		if err == nil {
 			return nil
 		}
 		select {
 		case <-p.done:
 			return fmt.Errorf("%s ended: %v\n%s", p.name, p.err, logTail(p.log))
-		case <-ctx.Done():
+		case <-within.Done():
+			if ctx.Err() != nil {
+				return fmt.Errorf("waiting for %s: %w", p.name, ctx.Err())
+			}
 			return fmt.Errorf("%s is not ready after %s: %w\n%s", p.name, limit, err, logTail(p.log))
 		case <-tick.C:
 		}
@@ -104,17 +107,20 @@ func (p *proc) until(ctx context.Context, limit time.Duration, check func(contex
 
 // poll calls check until it succeeds or the time is over.
 func poll(ctx context.Context, limit time.Duration, check func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	within, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		err := check(ctx)
+		err := check(within)
 		if err == nil {
 			return nil
 		}
 		select {
-		case <-ctx.Done():
+		case <-within.Done():
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
 			return fmt.Errorf("gave up after %s: %w", limit, err)
 		case <-tick.C:
 		}

@@ -17,7 +17,7 @@ type tool struct{ program, pkg string }
 
 // packages is what a lab needs.
 var packages = []tool{
-	{"dockerd", "docker.io"}, {"docker-init", "docker.io"}, {"containerd", "containerd"}, {"runc", "runc"},
+	{"dockerd", "docker.io"}, {"tini", "tini"}, {"containerd", "containerd"}, {"runc", "runc"},
 	{"docker", "docker-cli"},
 	{"docker-registry", "docker-registry"},
 	{"sshd", "openssh-server"},
@@ -114,19 +114,17 @@ func availableNames(pkgs []string) []string {
 }
 
 // denyServices keeps Debian's packages from starting their services. A policy
-// that the machine already has is left alone.
+// that the machine already has is left alone, unless a killed lab left it.
 func denyServices() (remove func(), err error) {
-	const policy = "/usr/sbin/policy-rc.d"
-	f, err := os.OpenFile(policy, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755)
-	if errors.Is(err, os.ErrExist) {
+	const (
+		policy = "/usr/sbin/policy-rc.d"
+		text   = "#!/bin/sh\n# Made by a waggle lab while it installs packages.\nexit 101\n"
+	)
+	have, err := os.ReadFile(policy)
+	if err == nil && string(have) != text {
 		return func() {}, nil
 	}
-	if err != nil {
-		return nil, fmt.Errorf("keeping services from starting: %w", err)
-	}
-	_, err = f.WriteString("#!/bin/sh\nexit 101\n")
-	if err = errors.Join(err, f.Close()); err != nil {
-		os.Remove(policy)
+	if err := os.WriteFile(policy, []byte(text), 0o755); err != nil {
 		return nil, fmt.Errorf("keeping services from starting: %w", err)
 	}
 	return func() { os.Remove(policy) }, nil

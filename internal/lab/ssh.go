@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -83,7 +82,7 @@ func (n *Node) writeSSH(client ssh.PublicKey) error {
 	if n.HostKeys[0].Type() != ssh.KeyAlgoED25519 {
 		n.HostKeys[0], n.HostKeys[1] = n.HostKeys[1], n.HostKeys[0]
 	}
-	if err := n.authorize(client); err != nil {
+	if err := n.Authorize(client); err != nil {
 		return err
 	}
 	config := fmt.Sprintf(sshdConfig, n.Addr)
@@ -94,9 +93,7 @@ func (n *Node) writeSSH(client ssh.PublicKey) error {
 }
 
 // Authorize lets exactly these keys in as root, from the next connection on.
-func (n *Node) Authorize(keys ...ssh.PublicKey) error { return n.authorize(keys...) }
-
-func (n *Node) authorize(keys ...ssh.PublicKey) error {
+func (n *Node) Authorize(keys ...ssh.PublicKey) error {
 	var lines strings.Builder
 	for _, k := range keys {
 		lines.Write(ssh.MarshalAuthorizedKey(k))
@@ -142,7 +139,13 @@ func (n *Node) StopSSH(ctx context.Context) error {
 	if _, err := n.Exec(ctx, "sh", "-c", "kill $(cat /run/lab/sshd.pid)"); err != nil {
 		return fmt.Errorf("stopping sshd on %s: %w", n.Name, err)
 	}
-	n.sshd.stop(syscall.Signal(0), 5*time.Second)
+	select {
+	case <-n.sshd.done:
+	case <-time.After(5 * time.Second):
+		return fmt.Errorf("sshd on %s does not stop\n%s", n.Name, logTail(n.sshd.log))
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	return nil
 }
 
