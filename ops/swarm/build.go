@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/distribution/reference"
 	"github.com/docker/docker/api/types/build"
@@ -73,8 +74,17 @@ func (c *Client) Build(ctx context.Context, req ops.BuildRequest, log func(line 
 	}()
 
 	id := rand.Text()
-	// An older engine notices only late that nobody reads a build's progress.
-	defer context.AfterFunc(ctx, func() { c.cancelBuild(ctx, id) })()
+	// An engine may notice only late that nobody reads a build's progress.
+	canceled := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(canceled)
+		c.cancelBuild(ctx, id)
+	})
+	defer func() {
+		if !stop() {
+			<-canceled
+		}
+	}()
 	resp, err := c.api.ImageBuild(ctx, nil, build.ImageBuildOptions{
 		Version:       build.BuilderBuildKit,
 		BuildID:       id,
@@ -98,7 +108,7 @@ func (c *Client) dialSession(ctx context.Context, proto string, meta map[string]
 
 // cancelBuild stops a build on the engine.
 func (c *Client) cancelBuild(ctx context.Context, id string) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
 	if err := c.api.BuildCancel(ctx, id); err != nil {
 		c.log.Debug("cancelling a build", "err", err)

@@ -15,8 +15,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/docker/docker/api/types/swarm"
 	"github.com/docker/docker/api"
+	"github.com/docker/docker/api/types/swarm"
 	"github.com/docker/docker/client"
 
 	"waggle/ops"
@@ -52,6 +52,8 @@ type Client struct {
 	api  *client.Client
 	base url.URL // scheme, host and path that the API's paths are below
 	log  *slog.Logger
+
+	logsTimeout time.Duration
 }
 
 var _ ops.Swarm = (*Client)(nil)
@@ -103,7 +105,7 @@ func Dial(o Options) (*Client, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Client{api: api, base: base, log: log}, nil
+	return &Client{api: api, base: base, log: log, logsTimeout: logsTimeout}, nil
 }
 
 // Close drops the idle connections to the engine.

@@ -91,7 +91,7 @@ func (c *Client) TaskLogs(ctx context.Context, taskID string, lines int) (string
 	if lines <= 0 {
 		return "", nil
 	}
-	limited, cancel := context.WithTimeout(ctx, logsTimeout)
+	limited, cancel := context.WithTimeout(ctx, c.logsTimeout)
 	defer cancel()
 	t, _, err := c.api.TaskInspectWithRaw(limited, taskID)
 	if errdefs.IsNotFound(err) {

@@ -1,0 +1,233 @@
+package swarm
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	control "github.com/moby/buildkit/api/services/control"
+	"github.com/moby/buildkit/session/auth"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"waggle/ops"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+// golden compares lines with a file of testdata.
+func golden(t *testing.T, name string, lines []string) {
+	t.Helper()
+	got := strings.Join(lines, "\n") + "\n"
+	if *update {
+		if err := os.WriteFile(filepath.Join("testdata", name), []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := data(t, name); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+// The streams in testdata are those of real builds by Engine 20.10.
+
+func TestProgressOfABuild(t *testing.T) {
+	var lines []string
+	err := follow(strings.NewReader(data(t, "build-ok.json")), newProgress(func(l string) { lines = append(lines, l) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "build-ok.txt", lines)
+}
+
+func TestProgressOfAFailingBuild(t *testing.T) {
+	var lines []string
+	err := follow(strings.NewReader(data(t, "build-failed.json")), newProgress(func(l string) { lines = append(lines, l) }))
+	golden(t, "build-failed.txt", lines)
+	var step *stepError
+	if !errors.As(err, &step) {
+		t.Fatalf("error is %v", err)
+	}
+	tail := strings.Split(step.log, "\n")
+	if !strings.HasPrefix(step.step, "[2/2] RUN for i in") || len(tail) != tailLines || tail[0] == "line 1" || tail[len(tail)-1] != "unfinished" {
+		t.Errorf("step %q, log of %d lines:\n%s", step.step, len(tail), step.log)
+	}
+}
+
+func TestBuildStreamThatIsCutOff(t *testing.T) {
+	whole := data(t, "build-ok.json")
+	for name, stream := range map[string]string{
+		"empty": "", "in a record": whole[:len(whole)/2], "before the result": whole[:strings.Index(whole, `{"id":"moby.image.id"`)],
+	} {
+		if err := follow(strings.NewReader(stream), newProgress(nil)); err == nil {
+			t.Errorf("%s: taken for a success", name)
+		}
+	}
+	if err := follow(strings.NewReader(`{"id":"moby.buildkit.trace"}{"id":"moby.image.id","aux":{"ID":"sha256:0"}}`), newProgress(nil)); err != nil {
+		t.Errorf("a record without aux: %v", err)
+	}
+	err := follow(strings.NewReader(`{"id":"moby.buildkit.trace","aux":"AAAA"}`), newProgress(nil))
+	wantError(t, err, ops.Internal, "cannot be read")
+}
+
+func FuzzFollow(f *testing.F) {
+	for _, name := range []string{"build-ok.json", "build-failed.json", "push-ok.json"} {
+		b, err := os.ReadFile(filepath.Join("testdata", name))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(string(b))
+	}
+	f.Fuzz(func(t *testing.T, stream string) {
+		follow(strings.NewReader(stream), newProgress(func(string) {}))
+		followPush(strings.NewReader(stream), func(string) {})
+	})
+}
+
+// record of a trace, as the engine writes it.
+func traced(t *testing.T, s *control.StatusResponse) json.RawMessage {
+	t.Helper()
+	b, err := proto.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	aux, _ := json.Marshal(b)
+	return aux
+}
+
+func TestOutputIsMadePlain(t *testing.T) {
+	var lines []string
+	p := newProgress(func(l string) { lines = append(lines, l) })
+	at := func(d time.Duration) *timestamppb.Timestamp {
+		return timestamppb.New(time.Unix(1000, 0).Add(d))
+	}
+	say := func(stream int64, s string) {
+		if err := p.trace(traced(t, &control.StatusResponse{Logs: []*control.VertexLog{{Vertex: "v", Stream: stream, Msg: []byte(s), Timestamp: at(1500 * time.Millisecond)}}})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := p.trace(traced(t, &control.StatusResponse{Vertexes: []*control.Vertex{{Digest: "v", Name: "RUN x", Started: at(0)}}})); err != nil {
+		t.Fatal(err)
+	}
+	say(1, "half ")
+	say(2, "error\n")
+	say(1, "whole\n\x1b[31mred\x1b[0m\n10%\r50%\r100%\r\nnul\x00 \xff\n")
+	say(1, strings.Repeat("x", lineLimit+1))
+	say(1, "end")
+	end := &control.Vertex{Digest: "v", Name: "RUN x", Started: at(0), Completed: at(2 * time.Second), Error: "context canceled"}
+	for range 2 {
+		if err := p.trace(traced(t, &control.StatusResponse{Vertexes: []*control.Vertex{end}})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := []string{"#1 RUN x", "#1 1.50 error", "#1 1.50 half whole", "#1 1.50 red", "#1 1.50 100%", "#1 1.50 nul \uFFFD",
+		"#1 1.50 " + strings.Repeat("x", lineLimit+1), "#1 1.50 end", "#1 CANCELED"}
+	if got := strings.Join(lines, "|"); got != strings.Join(want, "|") {
+		t.Errorf("lines %q", lines)
+	}
+}
+
+func TestWhyABuildFailed(t *testing.T) {
+	c, _ := fake(t, nil)
+	for name, k := range map[string]struct {
+		message, step  string
+		sentence, next string
+	}{
+		"old engine": {"executor failed running [/bin/sh -c make]: exit code: 2", "[2/2] RUN make", "the build failed at [2/2] RUN make: exit code: 2", ""},
+		"new engine": {`failed to solve: process "/bin/sh -c make" did not complete successfully: exit code: 2`, "[2/2] RUN make", "the build failed at [2/2] RUN make: exit code: 2", ""},
+		"syntax": {"failed to solve with frontend dockerfile.v0: failed to create LLB definition: dockerfile parse error line 2: unknown instruction: FROBNICATE", "",
+			"the build failed: dockerfile parse error line 2: unknown instruction: FROBNICATE", ""},
+		"frontend": {"failed to solve with frontend gateway.v0: failed to do request: dial tcp: i/o timeout", "resolve image config for docker.io/docker/dockerfile:1",
+			"the build failed at resolve image config for docker.io/docker/dockerfile:1: failed to do request", "`# syntax=` line"},
+		"base refused": {"rpc error: code = Unknown desc = pulling from host r failed with status code [manifests 1]: 401 Unauthorized", "[internal] load metadata for r/base:1",
+			"the base image r/base:1 cannot be fetched: pulling from host r failed", "right credentials"},
+		"base unreachable": {"failed to do request: Head: dial tcp 1.2.3.4:443: connect: connection refused", "[internal] load metadata for r/base:1", "the base image r/base:1", "reaches the base image's registry"},
+		"base untrusted":   {"failed to do request: http: server gave HTTP response to HTTPS client", "[internal] load metadata for r/base:1", "the base image r/base:1", "insecure-registries as http://"},
+		"denied in a step": {"executor failed running [/bin/sh -c cat /x]: permission denied", "[2/2] RUN cat /x", "the build failed at [2/2] RUN cat /x: permission denied", ""},
+		"leak":             {"no access with password canary", "", "the build failed: no access with password <secret>", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			req := ops.BuildRequest{Tag: "x", Auths: map[string]ops.RegistryAuth{"r": {Username: "u", Password: "canary"}}}
+			err := c.buildFailed(t.Context(), &stepError{message: k.message, step: k.step}, req)
+			e := wantError(t, err, ops.Failed, k.sentence)
+			if !strings.Contains(e.Next, k.next) || (k.next == "") != (e.Next == "") {
+				t.Errorf("next = %q", e.Next)
+			}
+			if strings.Contains(e.Error()+e.Log, "canary") {
+				t.Errorf("the password is in %v", e)
+			}
+		})
+	}
+}
+
+func TestDockerfileStaysInTheContext(t *testing.T) {
+	root := t.TempDir()
+	dir := filepath.Join(root, "context")
+	for _, f := range []string{"outside", "context/Dockerfile", "context/sub/App.dockerfile"} {
+		path := filepath.Join(root, f)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, to := range map[string]string{"link": "sub/App.dockerfile", "out": "../outside", "etc": "/etc", "loop": "loop"} {
+		if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range map[string]struct {
+		file string
+		code ops.Code
+	}{
+		"": {"Dockerfile", ""}, "Dockerfile": {"Dockerfile", ""}, "sub/App.dockerfile": {"sub/App.dockerfile", ""},
+		"./sub/../Dockerfile": {"Dockerfile", ""}, "link": {"sub/App.dockerfile", ""},
+		"out": {"", ops.Invalid}, "../outside": {"", ops.Invalid}, "/etc/passwd": {"", ops.Invalid}, "etc/passwd": {"", ops.Invalid},
+		"none": {"", ops.Failed}, "sub": {"", ops.Failed}, "loop": {"", ops.Failed},
+	} {
+		_, file, err := buildPaths(ops.BuildRequest{Dir: dir, Dockerfile: name})
+		if ops.CodeOf(err) != want.code || err == nil && file != filepath.Join(dir, want.file) {
+			t.Errorf("%q: %s, %v; want %+v", name, file, err, want)
+		}
+	}
+}
+
+func TestBaseImageCredentialsGoToTheirRegistryOnly(t *testing.T) {
+	a := baseAuth{auths: map[string]ops.RegistryAuth{
+		"r.example.com:5000": {Username: "mia", Password: "one"},
+		"docker.io":          {Username: "hub", Password: "two"},
+	}}
+	for host, want := range map[string]string{
+		"r.example.com:5000": "mia:one", "r.example.com": ":", "r.example.com:5001": ":", "evil-r.example.com:5000": ":", "": ":",
+		"https://index.docker.io/v1/": "hub:two", "registry-1.docker.io": "hub:two", "docker.io": "hub:two", "index.docker.io": "hub:two", "index.docker.io.evil.org": ":",
+	} {
+		got, err := a.Credentials(t.Context(), &auth.CredentialsRequest{Host: host})
+		if err != nil || got.Username+":"+got.Secret != want {
+			t.Errorf("%q is given %s:%s, %v; want %s", host, got.GetUsername(), got.GetSecret(), err, want)
+		}
+	}
+}
+
+// An engine that has no sessions must not leave the build waiting.
+func TestBuildWithoutSessions(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM scratch\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c, _ := fake(t, map[string]http.HandlerFunc{"POST /build": func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }})
+	began := time.Now()
+	err := c.Build(t.Context(), ops.BuildRequest{Dir: dir, Tag: "x"}, nil)
+	if ops.CodeOf(err) != ops.Internal || !strings.Contains(err.Error(), "open a build session") {
+		t.Errorf("error is %v", err)
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("it took %s", took)
+	}
+}

@@ -1,0 +1,84 @@
+package swarm
+
+import (
+	"encoding/base64"
+	"net/http"
+	"strings"
+	"testing"
+
+	"waggle/ops"
+)
+
+const pizza = "10.99.7.1:5000/pizza:1"
+
+// push pushes pizza to an engine that answers so.
+func push(t *testing.T, answer http.HandlerFunc, auth ops.RegistryAuth) (string, []string, error, *engine) {
+	t.Helper()
+	c, e := fake(t, map[string]http.HandlerFunc{"POST /images/10.99.7.1:5000/pizza/push": answer})
+	var lines []string
+	digest, err := c.Push(t.Context(), pizza, auth, func(l string) { lines = append(lines, l) })
+	return digest, lines, err, e
+}
+
+func TestPush(t *testing.T) {
+	digest, lines, err, e := push(t, says(data(t, "push-ok.json")), ops.RegistryAuth{Username: "mia", Password: "canary"})
+	if err != nil || digest != "sha256:f359a3da0ec1a0be71554e05f496a9b49c2618e4b4fb252149989fa85662c45c" {
+		t.Errorf("digest %s, %v", digest, err)
+	}
+	want := []string{"The push refers to repository [10.99.7.1:5000/pizza]", "9a189829b080: Mounted from app", "9e9a96f4a145: Pushed",
+		"061938ca01f7: Pushed", "1: digest: " + digest + " size: 941"}
+	if strings.Join(lines, "\n") != strings.Join(want, "\n") {
+		t.Errorf("lines %q", lines)
+	}
+	r := e.last(t)
+	auth, _ := base64.URLEncoding.DecodeString(r.Header.Get("X-Registry-Auth"))
+	if r.URL.Query().Get("tag") != "1" || string(auth) != `{"username":"mia","password":"canary","serveraddress":"10.99.7.1:5000"}` {
+		t.Errorf("query %v, auth %s", r.URL.Query(), auth)
+	}
+}
+
+func TestWhyAPushFailed(t *testing.T) {
+	stream := func(message string) http.HandlerFunc {
+		return says(`{"status":"The push refers to repository [x]"}{"errorDetail":{"message":"` + message + `"},"error":"` + message + `"}`)
+	}
+	mia := ops.RegistryAuth{Username: "mia", Password: "canary"}
+	for name, c := range map[string]struct {
+		answer   http.HandlerFunc
+		auth     ops.RegistryAuth
+		code     ops.Code
+		sentence string
+		next     string
+	}{
+		"wrong password": {says(data(t, "push-unauthorized.json")), mia, ops.Failed,
+			"the registry 10.99.7.1:5000 does not let mia push to pizza: unauthorized: authentication required", "/registry edit"},
+		"no user":      {stream("no basic auth credentials"), ops.RegistryAuth{}, ops.Failed, "wants a user and password for pizza", "/registry edit"},
+		"denied":       {stream("denied: requested access to the resource is denied"), mia, ops.Failed, "does not let mia push", "/registry check"},
+		"unreachable":  {stream("dial tcp 10.99.7.1:5000: connect: connection refused"), mia, ops.Failed, "cannot be reached: dial tcp", "/registry check"},
+		"untrusted":    {stream("x509: certificate signed by unknown authority"), mia, ops.Failed, "does not trust the registry", "insecure-registries"},
+		"registry":     {stream("received unexpected HTTP status: 507 Insufficient Storage"), mia, ops.Failed, "the registry 10.99.7.1:5000 failed: received unexpected HTTP status: 507", ""},
+		"leak":         {stream("bad password canary"), mia, ops.Failed, "bad password <secret>", ""},
+		"no image":     {fails(404, "An image does not exist locally with the tag: 10.99.7.1:5000/pizza"), mia, ops.Failed, "this engine has no image", ""},
+		"refused, 500": {fails(500, "unauthorized: authentication required"), mia, ops.Failed, "does not let mia push", "/registry check"},
+		"cut off":      {says(`{"status":"Preparing"}`), mia, ops.Unavailable, "Docker does not answer", "engine"},
+		"engine":       {fails(500, "disk full"), mia, ops.Internal, "disk full", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			digest, lines, err, _ := push(t, c.answer, c.auth)
+			e := wantError(t, err, c.code, c.sentence)
+			if digest != "" || !strings.Contains(e.Next, c.next) {
+				t.Errorf("digest %q, next %q", digest, e.Next)
+			}
+			if all := err.Error() + e.Log + e.Next + strings.Join(lines, ""); strings.Contains(all, "canary") {
+				t.Errorf("the password is in %s", all)
+			}
+		})
+	}
+}
+
+func TestPushOfNoImage(t *testing.T) {
+	c, _ := fake(t, nil)
+	for _, ref := range []string{"", "UPPER", "http://r/x"} {
+		_, err := c.Push(t.Context(), ref, ops.RegistryAuth{}, nil)
+		wantError(t, err, ops.Invalid, "is not an image")
+	}
+}

@@ -1,0 +1,110 @@
+package swarm
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"waggle/ops"
+)
+
+func TestTasks(t *testing.T) {
+	c, e := fake(t, map[string]http.HandlerFunc{"GET /tasks": says(data(t, "tasks.json"))})
+	for _, upToDate := range []bool{false, true} {
+		tasks, err := c.Tasks(t.Context(), "svc", upToDate)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := e.requests[len(e.requests)-1].URL.Query().Get("filters")
+		if !strings.Contains(got, `"service":{"svc":true}`) || strings.Contains(got, `"_up-to-date":{"true":true}`) != upToDate {
+			t.Errorf("filters %s", got)
+		}
+		failed := 0
+		for i, k := range tasks {
+			if i > 0 && (k.Slot < tasks[i-1].Slot || k.Slot > 0 && k.Slot == tasks[i-1].Slot && k.Created.After(tasks[i-1].Created)) {
+				t.Errorf("task %d is out of order", i)
+			}
+			if k.State == "failed" {
+				failed++
+				if k.ExitCode != 3 || k.Err != "task: non-zero exit (3)" || k.Desired != "shutdown" || k.Updated.IsZero() || k.Image == "" || k.NodeID == "" {
+					t.Errorf("failed task = %+v", k)
+				}
+			}
+		}
+		if len(tasks) == 0 || failed == 0 {
+			t.Errorf("%d tasks, %d failed", len(tasks), failed)
+		}
+	}
+}
+
+func logEngine(t *testing.T, task string, log http.HandlerFunc) *Client {
+	c, _ := fake(t, map[string]http.HandlerFunc{"GET /tasks/t1": says(task), "GET /tasks/t1/logs": log})
+	return c
+}
+
+func TestTaskLogs(t *testing.T) {
+	const ran = `{"ID":"t1","NodeID":"n1","Spec":{"ContainerSpec":{"TTY":%v}},"Status":{"ContainerStatus":{"ContainerID":"c1"}}}`
+	demux := logEngine(t, fmt.Sprintf(ran, false), says(data(t, "task-log.bin")))
+	if got, err := demux.TaskLogs(t.Context(), "t1", 10); err != nil || got != "4\n5\nerr" {
+		t.Errorf("log = %q, %v", got, err)
+	}
+	if got, err := demux.TaskLogs(t.Context(), "t1", 2); err != nil || got != "5\nerr" {
+		t.Errorf("log = %q, %v", got, err)
+	}
+	if got, err := demux.TaskLogs(t.Context(), "t1", 0); err != nil || got != "" {
+		t.Errorf("log = %q, %v", got, err)
+	}
+	tty := logEngine(t, fmt.Sprintf(ran, true), says("one\r\ntwo\r\n"))
+	if got, err := tty.TaskLogs(t.Context(), "t1", 10); err != nil || got != "one\r\ntwo" {
+		t.Errorf("log = %q, %v", got, err)
+	}
+	never := logEngine(t, `{"ID":"t1","NodeID":"n1","Status":{}}`, fails(500, "must not be asked"))
+	if got, err := never.TaskLogs(t.Context(), "t1", 10); err != nil || got != "" {
+		t.Errorf("log = %q, %v", got, err)
+	}
+	for _, id := range []string{"other", "../nodes", ""} {
+		_, err := demux.TaskLogs(t.Context(), id, 10)
+		wantError(t, err, ops.NotFound, "there is no task")
+	}
+}
+
+// The engine waits without end for the log of a node that is down.
+func TestTaskLogsOfANodeThatHangs(t *testing.T) {
+	const task = `{"ID":"t1","NodeID":"n1","Spec":{"ContainerSpec":{}},"Status":{"ContainerStatus":{"ContainerID":"c1"}}}`
+	log := data(t, "task-log.bin")
+	for name, sent := range map[string]string{"nothing": "", "half": log[:20]} {
+		t.Run(name, func(t *testing.T) {
+			c := logEngine(t, task, func(w http.ResponseWriter, r *http.Request) {
+				io.WriteString(w, sent)
+				w.(http.Flusher).Flush()
+				<-r.Context().Done()
+			})
+			c.logsTimeout = 100 * time.Millisecond
+			began := time.Now()
+			got, err := c.TaskLogs(t.Context(), "t1", 10)
+			if took := time.Since(began); took > 5*time.Second {
+				t.Errorf("it took %s", took)
+			}
+			if sent == "" {
+				wantError(t, err, ops.Unavailable, "did not answer in time")
+			} else if err != nil || got != "4\n5" {
+				t.Errorf("log = %q, %v", got, err)
+			}
+		})
+	}
+}
+
+func TestLastLines(t *testing.T) {
+	for _, c := range []struct {
+		in   string
+		n    int
+		want string
+	}{{"", 3, ""}, {"a", 1, "a"}, {"a\nb\nc\n", 2, "b\nc"}, {"a\nb\nc", 3, "a\nb\nc"}, {"a\nb", 9, "a\nb"}, {"\n\na", 2, "\na"}} {
+		if got := lastLines(c.in, c.n); got != c.want {
+			t.Errorf("lastLines(%q, %d) = %q, want %q", c.in, c.n, got, c.want)
+		}
+	}
+}
