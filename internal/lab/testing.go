@@ -23,6 +23,11 @@ func New(t testing.TB, opts Options) *Lab {
 	Need(t)
 	return start(t, opts, func(l *Lab) {
 		t.Cleanup(func() {
+			if t.Failed() { // the logs go with the lab
+				for _, n := range l.Nodes {
+					t.Logf("%s: %s", n.Name, logTail(n.LogFile()))
+				}
+			}
 			if err := l.Close(); err != nil {
 				t.Error(err)
 			}
