@@ -117,6 +117,10 @@ func (c *Client) TaskLogs(ctx context.Context, taskID string, lines int) (string
 		_, err = stdcopy.StdCopy(kept, kept, stream)
 	}
 	text := lastLines(kept.String(), lines)
+	if err != nil && text == "" && strings.Contains(err.Error(), "incomplete log stream") {
+		return "", (&ops.Error{Code: ops.Unavailable, Sentence: "the node that task " + taskID + " ran on does not give its log", Err: err}).
+			Then("see with `/node list` whether the node is up")
+	}
 	if err != nil && text == "" {
 		return "", c.failed(err, "read the log of task %s", taskID)
 	}
