@@ -128,15 +128,12 @@ func (m *message) talk() {
 // newer status takes the place of the one that was to be sent.
 func (m *message) send(last bool) error {
 	for try := 0; ; try++ {
-		if m.channel != "" {
+		if m.channel != "" && !m.private() {
 			if err := m.bot.pace(m.channel).Wait(m.ctx); err != nil {
 				return err
 			}
 		}
-		s := m.latest()
-		msg := render(s)
-		private := m.ts == "" && (s.State == ops.Refused || s.State == ops.DryRun)
-		err := m.put(msg, private)
+		err := m.put(render(m.latest()), m.private())
 		if err == nil {
 			return nil
 		}
@@ -157,6 +154,13 @@ func (m *message) send(last bool) error {
 	}
 }
 
+// private says whether only the asker is to see the status: a refusal or a dry
+// run of which the channel has seen nothing yet.
+func (m *message) private() bool {
+	s := m.latest().State
+	return m.ts == "" && m.reply.User != "" && (s == ops.Refused || s == ops.DryRun)
+}
+
 // put posts the message, or edits it when it is there.
 func (m *message) put(msg rendered, private bool) error {
 	same, err := json.Marshal(msg.blocks[:len(msg.blocks)-1]) // all but the time in the footer
@@ -171,7 +175,7 @@ func (m *message) put(msg rendered, private bool) error {
 	switch {
 	case m.channel == "" && m.reply.URL == "":
 		return nil // nobody asked to be told
-	case private && m.reply.User != "":
+	case private:
 		err = m.whisper(ctx, msg)
 	case m.ts != "":
 		_, _, _, err = m.bot.api.UpdateMessageContext(ctx, m.channel, m.ts, options(msg)...)

@@ -73,7 +73,10 @@ func headline(s ops.Status) string {
 	case ops.DryRun:
 		return fmt.Sprintf("📝 *%s: %s* (nothing was changed)", app, esc(diffs(s.Plan)))
 	case ops.Failure:
-		return fmt.Sprintf("❌ *%s*", esc(s.Err.Sentence))
+		if strings.HasPrefix(s.Err.Sentence, s.Target) {
+			return fmt.Sprintf("❌ *%s*", esc(s.Err.Sentence))
+		}
+		return fmt.Sprintf("❌ *%s:* %s", app, esc(s.Err.Sentence))
 	case ops.Refused:
 		return fmt.Sprintf("⛔ *%s*", esc(s.Err.Sentence))
 	case ops.Superseded:

@@ -10,7 +10,7 @@ type Diff struct {
 }
 
 func (d Diff) String() string {
-	return fmt.Sprintf("%s: %s → %s", d.What, d.From, d.To)
+	return fmt.Sprintf("%s %s → %s", d.What, d.From, d.To)
 }
 
 // Plan says exactly what an operation would change. It is what --dry-run

@@ -204,7 +204,7 @@ func TestDryRunChangesNothing(t *testing.T) {
 	h := startHouse(t, newFakeSwarm(ops.Service{Name: "pizza", Replicas: 3}))
 	h.submit(t, ops.Request{ID: "op1", DryRun: true}, &ops.Scale{App: "pizza", Replicas: 0})
 	got := h.final(t, "op1")
-	if got.State != ops.DryRun || got.Plan.Diffs[0].String() != "replicas: 3 → 0" || got.Plan.Approval == "" {
+	if got.State != ops.DryRun || got.Plan.Diffs[0].String() != "replicas 3 → 0" || got.Plan.Approval == "" {
 		t.Errorf("got %+v", got)
 	}
 	if len(h.swarm.changes()) > 0 {
@@ -268,7 +268,7 @@ func TestAuditIsWritten(t *testing.T) {
 		}
 		return len(entries) == 2
 	})
-	if e := entries[0]; e.Who != "@ada" || e.UserID != "U1" || e.Kind != "scale" || e.Target != "pizza" || e.Outcome != ops.Done || e.Diffs[0].String() != "replicas: 3 → 5" {
+	if e := entries[0]; e.Who != "@ada" || e.UserID != "U1" || e.Kind != "scale" || e.Target != "pizza" || e.Outcome != ops.Done || e.Diffs[0].String() != "replicas 3 → 5" {
 		t.Errorf("entry %+v", e)
 	}
 	if e := entries[1]; e.Outcome != ops.Refused || !strings.Contains(e.Why, "no app") {

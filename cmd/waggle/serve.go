@@ -101,6 +101,8 @@ func newService(c config.Settings, log *slog.Logger) (_ *service, err error) {
 		Roles: bot.Roles{Admins: c.Roles.Admins, Operators: c.Roles.Operators, Viewers: c.Roles.Viewers},
 		Log:   log, Now: time.Now,
 	})
+	kinds := bot.Kinds()
+	kinds[new(ops.Deploy).Kind()] = func() ops.Operation { return new(ops.Deploy) } // asked for by pushes
 	s.runner = &ops.Runner{
 		Env: ops.Env{
 			Swarm: s.swarm, Source: checkouts{git}, ScaleAbove: c.Approvals.ScaleAbove,
@@ -108,7 +110,7 @@ func newService(c config.Settings, log *slog.Logger) (_ *service, err error) {
 				Auth: ops.RegistryAuth{Username: c.Registry.Username, Password: c.Registry.Password}},
 			BuildTimeout: c.Build.Timeout, DeployTimeout: c.Deploy.Timeout, Now: time.Now,
 		},
-		Kinds: bot.Kinds(), Store: s.store, Authoriser: s.bot, Reporter: s.bot, Log: log,
+		Kinds: kinds, Store: s.store, Authoriser: s.bot, Reporter: s.bot, Log: log,
 		Changes: queue.New(s.store.Client(), queue.Options{Name: "changes", Concurrency: quickOperations, Log: log}),
 		Deploys: queue.New(s.store.Client(), queue.Options{Name: "deploys", Concurrency: c.Build.Concurrency, Log: log}),
 	}

@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"waggle/internal/forge"
 	"waggle/internal/lab"
 	"waggle/internal/rig"
@@ -179,15 +181,18 @@ func (b *bench) docker(args ...string) string {
 	return strings.TrimSpace(out)
 }
 
-// service makes a service with plain docker and removes it with the test.
+// service makes a service that sleeps, with plain docker, and removes it with
+// the test.
 func (b *bench) service(name string, args ...string) {
+	b.Helper()
+	b.serviceOf(b.lab.BaseImage, name, args...)
+}
+
+func (b *bench) serviceOf(image, name string, args ...string) {
 	b.Helper()
 	create := append([]string{"service", "create", "--detach", "--quiet", "--name", name, "--endpoint-mode", "dnsrr",
 		"--no-resolve-image", "--stop-grace-period", "1s"}, args...)
-	if len(args) == 0 || !strings.Contains(args[len(args)-1], "/") {
-		create = append(create, b.lab.BaseImage, "sleep", "100000")
-	}
-	b.docker(create...)
+	b.docker(append(create, image, "sleep", "100000")...)
 	b.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		defer cancel()
@@ -265,4 +270,14 @@ func contains(t testing.TB, what, text string, parts ...string) {
 			t.Errorf("%s does not have %q:\n%s", what, p, text)
 		}
 	}
+}
+
+// redisKeys lists all keys.
+func (b *bench) redisKeys() []string {
+	b.Helper()
+	c := redis.NewClient(&redis.Options{Addr: b.redis.Addr})
+	defer c.Close()
+	keys, err := c.Keys(b.ctx, "*").Result()
+	b.must(err)
+	return keys
 }

@@ -1,8 +1,15 @@
 package e2e
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net/http"
+	"net/url"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestScale(t *testing.T) {
@@ -11,7 +18,7 @@ func TestScale(t *testing.T) {
 	b.say(ada, "/scale pizza 6")
 	m := b.sees(ada, "pizza runs 6 of 6 (was 1)")
 	contains(t, "the message", m.Plain(), "node-1 2", "node-2 2", "node-3 2", "/scale pizza 1")
-	contains(t, "what it said before", history(m), "replicas: 1 → 6", "6 of 6 running, watching that it holds")
+	contains(t, "what it said before", history(m), "replicas 1 → 6", "6 of 6 running, watching that it holds")
 	if n := b.running("pizza"); n != 6 {
 		t.Errorf("%d tasks run", n)
 	}
@@ -28,5 +35,149 @@ func TestScale(t *testing.T) {
 	}
 	if strings.Contains(b.docker("service", "inspect", "pizza"), "waggle.") {
 		t.Error("a scale has left labels")
+	}
+}
+
+func TestScaleRefusals(t *testing.T) {
+	b := start(t)
+	b.service("pizza")
+	b.service("agent", "--mode", "global")
+	b.service("report", "--mode", "replicated-job")
+	for line, want := range map[string]string{
+		"/scale agent 2":                    "agent is a global service",
+		"/scale report 2":                   "report is a job (replicated-job)",
+		"/scale piza 2":                     `There is no app "piza" in this swarm`,
+		"/scale pizza -2":                   "pizza runs 1, so 2 fewer is less than none",
+		"/scale pizza 1.5":                  "1.5 is a fraction, and replicas are whole",
+		"/scale pizza 99999":                "99999 replicas are more than Waggle sets (10000)",
+		"/scale pizza 99999999999999999999": "99999999999999999999 is too large a number of replicas",
+		"/scale pizza six":                  `"six" is not a number of replicas`,
+		"/scale pizza":                      "/scale takes an app and a number, and was given only pizza",
+		"/scale pizza 2 --dryrun":           "Unknown flag --dryrun",
+		"/scale ../pizza 2":                 "is no app's name",
+		"/scale pizza 3 --dry-run":          "pizza: replicas 1 → 3 (nothing was changed)",
+		"/scale pizza 4 \u2014dry-run":      "pizza: replicas 1 → 4 (nothing was changed)", // as Slack's keyboards write --
+		"/scale pizza 0":                    "This needs an approval: it stops pizza",
+	} {
+		t.Run(line, func(t *testing.T) {
+			b.say(ada, line)
+			m := b.sees(ada, want)
+			if !m.Ephemeral {
+				t.Error("all see it, and only the asker should")
+			}
+		})
+	}
+	contains(t, "the nearest name", b.ws.Screen(channel, ada), "Did you mean `pizza`?", "Did you mean `--dry-run`?")
+
+	b.say(linus, "/scale pizza 2")
+	m := b.sees(linus, "You are a viewer here, and this needs an operator")
+	contains(t, "who could", m.Plain(), "the workspace's admins may do it")
+	b.say("U0GIL", "/scale pizza 2")
+	b.sees("U0GIL", "Guests may not do this")
+	if n := b.docker("service", "inspect", "pizza", "--format", "{{.Spec.Mode.Replicated.Replicas}}"); n != "1" {
+		t.Errorf("pizza has %s replicas after refusals alone", n)
+	}
+}
+
+func TestScaleSaysWhatIsWrongWithReplicasThatDoNotRun(t *testing.T) {
+	b := start(t)
+	b.service("pizza", "--replicas-max-per-node", "1")
+	b.say(ada, "/scale pizza 5")
+	m := b.seesWithin(90*time.Second, ada, "pizza: 3 of 5 run and nothing has changed for 20s")
+	contains(t, "the message", m.Plain(), "no suitable node (max replicas per node limit exceed", "`/scale pizza 1` goes back", "node-1 1")
+
+	b.serviceOf(b.lab.BaseImage+"-missing", "ghost", "--replicas", "0")
+	b.say(ada, "/scale ghost 1")
+	m = b.seesWithin(90*time.Second, ada, "ghost: 0 of 1 run")
+	contains(t, "the message", m.Plain(), "No such image", "`/scale ghost 0` goes back")
+}
+
+func TestScaleThatIsLockedSaysByWhom(t *testing.T) {
+	b := start(t)
+	b.service("pizza", "--health-cmd", "false", "--health-interval", "1s", "--health-retries", "100")
+	b.say(ada, "/scale pizza 2")
+	b.sees(ada, "pizza: replicas 1 → 2")
+	b.say("U0GRACE", "/scale pizza 3")
+	m := b.sees("U0GRACE", "@ada has been changing pizza (scale) since "+time.Now().UTC().Format("15:"))
+	contains(t, "the refusal", m.Plain(), "Nothing was changed. Try again when that is done.")
+}
+
+// TestScaleBuildsOnOtherHands has plain docker change labels of the service all
+// the time; neither hand may lose what it wrote.
+func TestScaleBuildsOnOtherHands(t *testing.T) {
+	b := start(t)
+	b.service("pizza")
+	done := make(chan int)
+	stop := make(chan struct{})
+	go func() {
+		n := 0
+		for {
+			select {
+			case <-stop:
+				done <- n
+				return
+			default:
+			}
+			if _, err := b.lab.Manager().Docker(b.ctx, "service", "update", "--detach", "--label-add", fmt.Sprintf("hand%d=x", n), "pizza"); err == nil {
+				n++
+			}
+		}
+	}()
+	for _, n := range []string{"2", "3", "4"} {
+		b.say(ada, "/scale pizza "+n)
+		b.sees(ada, "pizza runs "+n+" of "+n)
+	}
+	close(stop)
+	labels := <-done
+	out := b.docker("service", "inspect", "pizza", "--format", "{{json .Spec.Labels}} {{.Spec.Mode.Replicated.Replicas}}")
+	if n := strings.Count(out, "hand"); n != labels || labels == 0 || !strings.HasSuffix(out, " 4") {
+		t.Errorf("%d of %d labels are there, and 4 replicas should be: %s", n, labels, out)
+	}
+}
+
+func TestAcknowledgedWhateverDockerDoes(t *testing.T) {
+	b := start(t, map[string]string{"WAGGLE_DOCKER_HOST": "unix:///nonexistent/docker.sock"})
+	b.say(ada, "/scale pizza 2")
+	b.sees(ada, "Docker does not answer")
+
+	b.redis.Kill()
+	ack := b.say(ada, "/scale pizza 2")
+	contains(t, "the acknowledgement", ack.Body, "Redis does not answer, so nothing was changed")
+}
+
+func TestForgedAndReplayedRequests(t *testing.T) {
+	b := start(t)
+	b.service("pizza")
+	body := url.Values{"command": {"/scale"}, "text": {"pizza +1"}, "team_id": {b.ws.TeamID()}, "user_id": {ada}, "channel_id": {channel},
+		"trigger_id": {"1.2.3"}, "user_name": {"ada"}}.Encode()
+	send := func(secret string, at time.Time) int {
+		t.Helper()
+		req, err := http.NewRequestWithContext(b.ctx, http.MethodPost, b.waggle.URL+"/slack/events", strings.NewReader(body))
+		b.must(err)
+		stamp := fmt.Sprint(at.Unix())
+		mac := hmac.New(sha256.New, []byte(secret))
+		fmt.Fprintf(mac, "v0:%s:%s", stamp, body)
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		req.Header.Set("X-Slack-Request-Timestamp", stamp)
+		req.Header.Set("X-Slack-Signature", "v0="+hex.EncodeToString(mac.Sum(nil)))
+		resp, err := http.DefaultClient.Do(req)
+		b.must(err)
+		b.must(resp.Body.Close())
+		return resp.StatusCode
+	}
+	if got := send("wrong", time.Now()); got != http.StatusUnauthorized {
+		t.Errorf("wrong secret: %d", got)
+	}
+	if got := send(b.ws.SigningSecret(), time.Now().Add(-10*time.Minute)); got != http.StatusUnauthorized {
+		t.Errorf("old timestamp: %d", got)
+	}
+	for range 3 { // the same request, captured and sent again
+		if got := send(b.ws.SigningSecret(), time.Now()); got != http.StatusOK {
+			t.Errorf("good signature: %d", got)
+		}
+	}
+	b.sees(ada, "pizza runs 2 of 2 (was 1)")
+	if n := b.running("pizza"); n != 2 {
+		t.Errorf("a replayed +1 was added again: %d run", n)
 	}
 }

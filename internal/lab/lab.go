@@ -115,8 +115,8 @@ func (l *Lab) up(ctx context.Context) error {
 	if err := l.network(ctx); err != nil {
 		return err
 	}
-	l.Registry = l.registry("registry", 5000)
-	l.Private = l.registry("private", 5001)
+	l.Registry = l.registry("registry", openPort)
+	l.Private = l.registry("private", privatePort)
 	l.Private.User, l.Private.Password = "waggle", "honey-"+l.slot.comment()
 
 	l.step("starting %d Docker engines and 2 registries", l.opts.Nodes)
@@ -165,6 +165,12 @@ func (l *Lab) node(i int) *Node {
 		slot: l.slot, index: i, dir: dir, sshKey: l.SSHKey, record: l.record, engine: newEngine(socket),
 	}
 }
+
+// Ports of the registries on the lab's gateway.
+const (
+	openPort    = 5000
+	privatePort = 5001
+)
 
 func (l *Lab) registry(name string, port int) *Registry {
 	return &Registry{

@@ -105,6 +105,9 @@ func (n *Node) Start(ctx context.Context) error {
 		"--exec-opt", "native.cgroupdriver=cgroupfs",
 		"--cgroup-parent", "/"+n.slot.cgroup()+"/"+n.Name,
 		"--insecure-registry", n.slot.subnet(),
+		// BuildKit in 20.10 reads its own list of hosts as URLs, and no subnets.
+		"--insecure-registry", fmt.Sprintf("http://%s:%d", n.slot.ip(1), openPort),
+		"--insecure-registry", fmt.Sprintf("http://%s:%d", n.slot.ip(1), privatePort),
 		// Addresses that are neither the lab's nor those swarm gives to overlays.
 		"--bip", "172.31.255.1/24", "--default-address-pool", "base=172.30.0.0/16,size=24",
 		"--live-restore=false", "--shutdown-timeout", "2", "--raw-logs")

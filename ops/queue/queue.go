@@ -42,6 +42,7 @@ type Handler func(ctx context.Context, payload []byte) error
 // Queue is one named queue: jobs of any process, workers of this one.
 type Queue struct {
 	name    string
+	log     *slog.Logger
 	client  *asynq.Client
 	server  *asynq.Server
 	running context.Context // ends when the running jobs are to be interrupted
@@ -60,6 +61,7 @@ func New(rdb redis.UniversalClient, o Options) *Queue {
 	running, stop := context.WithCancel(context.Background())
 	return &Queue{
 		name:    o.Name,
+		log:     o.Log,
 		client:  asynq.NewClientFromRedisClient(rdb),
 		running: running,
 		stop:    stop,
@@ -70,11 +72,14 @@ func New(rdb redis.UniversalClient, o Options) *Queue {
 			DelayedTaskCheckInterval: 500 * time.Millisecond,
 			ShutdownTimeout:          8 * time.Second,
 			RetryDelayFunc:           retryDelay,
-			IsFailure:                func(err error) bool { return !errors.Is(err, ErrBusy) && !errors.Is(err, ErrInterrupted) },
+			IsFailure:                func(err error) bool { return !putBack(err) },
 			Logger:                   logger{o.Log.With("queue", o.Name)},
 		}),
 	}
 }
+
+// putBack says whether an error only means that the job waits.
+func putBack(err error) bool { return errors.Is(err, ErrBusy) || errors.Is(err, ErrInterrupted) }
 
 func retryDelay(n int, err error, _ *asynq.Task) time.Duration {
 	switch {
@@ -108,7 +113,11 @@ func (q *Queue) Start(handle Handler) error {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		defer context.AfterFunc(q.running, cancel)()
-		return handle(ctx, t.Payload())
+		err := handle(ctx, t.Payload())
+		if err != nil && !putBack(err) {
+			q.log.Error("a job could not be done and will be tried again", "queue", q.name, "err", err)
+		}
+		return err
 	}))
 }
 

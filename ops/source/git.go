@@ -68,7 +68,7 @@ func (t *Tree) Path(name string) (string, error) {
 	}
 	root, err := filepath.EvalSymlinks(t.Dir)
 	if err != nil {
-		return "", &ops.Error{Code: ops.Internal, Sentence: "the checkout is gone", Err: err}
+		return "", &ops.Error{Code: ops.Internal, Sentence: "The checkout is gone", Err: err}
 	}
 	path, err := filepath.EvalSymlinks(filepath.Join(root, name))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -110,7 +110,7 @@ func (g *Git) Checkout(ctx context.Context, url, commit, branch string) (_ *Tree
 	}
 	root, lock, err := g.workDir()
 	if err != nil {
-		return nil, &ops.Error{Code: ops.Internal, Sentence: "no directory to fetch into", Err: err}
+		return nil, &ops.Error{Code: ops.Internal, Sentence: "No directory to fetch into", Err: err}
 	}
 	t := &Tree{Dir: filepath.Join(root, "tree"), Commit: commit, root: root, lock: lock}
 	defer func() {
@@ -143,7 +143,7 @@ func (g *Git) Checkout(ctx context.Context, url, commit, branch string) (_ *Tree
 	t.At, _ = time.Parse(time.RFC3339, fields[3])
 	for _, d := range []string{"git", "home"} { // only the files are needed from here on
 		if err := os.RemoveAll(filepath.Join(root, d)); err != nil {
-			return nil, &ops.Error{Code: ops.Internal, Sentence: "the checkout cannot be tidied", Err: err}
+			return nil, &ops.Error{Code: ops.Internal, Sentence: "The checkout cannot be tidied", Err: err}
 		}
 	}
 	return t, nil
@@ -165,7 +165,7 @@ func (g *Git) Resolve(ctx context.Context, url, ref string) (string, error) {
 	}
 	root, lock, err := g.workDir()
 	if err != nil {
-		return "", &ops.Error{Code: ops.Internal, Sentence: "no directory to run git in", Err: err}
+		return "", &ops.Error{Code: ops.Internal, Sentence: "No directory to run git in", Err: err}
 	}
 	defer lock.Close()
 	defer os.RemoveAll(root)
@@ -187,7 +187,7 @@ func (g *Git) Resolve(ctx context.Context, url, ref string) (string, error) {
 		}
 	}
 	return "", ops.Errorf(ops.NotFound, "%s has no branch or tag %s", r.name, ref).
-		Then("give a branch, a tag, or a commit's full hash")
+		Then("Give a branch, a tag, or a commit's full hash")
 }
 
 // workPrefix begins the names of the directories that workDir makes.

@@ -30,7 +30,7 @@ var scpLike = regexp.MustCompile(`^(?:([A-Za-z0-9_][A-Za-z0-9_.-]*)@)?([A-Za-z0-
 func (g *Git) remote(address string) (*remote, error) {
 	for _, r := range address {
 		if r <= ' ' || r == 0x7f {
-			return nil, ops.Errorf(ops.Invalid, "the repository's address has a space or control character in it")
+			return nil, ops.Errorf(ops.Invalid, "The repository's address has a space or control character in it")
 		}
 	}
 	r := &remote{url: address, name: address, known: g.KnownHosts}
@@ -59,8 +59,8 @@ func (g *Git) remote(address string) (*remote, error) {
 			return nil, notAnAddress()
 		}
 		if password {
-			return nil, ops.Errorf(ops.Invalid, "the repository's address carries a password or token").
-				Then("take it out of the address and put it into git.credentials")
+			return nil, ops.Errorf(ops.Invalid, "The repository's address carries a password or token").
+				Then("Take it out of the address and put it into git.credentials")
 		}
 		if u.Scheme != "file" && (u.Host == "" || strings.HasPrefix(u.Host, "-")) || strings.HasPrefix(u.Path, "/-") || u.Fragment != "" {
 			return nil, notAnAddress()
@@ -83,8 +83,8 @@ func (g *Git) remote(address string) (*remote, error) {
 }
 
 func notAnAddress() error {
-	return ops.Errorf(ops.Invalid, "the repository's address is not one that can be fetched from").
-		Then("use https://host/owner/name.git or git@host:owner/name.git")
+	return ops.Errorf(ops.Invalid, "The repository's address is not one that can be fetched from").
+		Then("Use https://host/owner/name.git or git@host:owner/name.git")
 }
 
 func sameHost(a, b string) bool { return a != "" && strings.EqualFold(a, b) }

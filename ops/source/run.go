@@ -31,7 +31,7 @@ type runner struct {
 func (r *runner) init(ctx context.Context, tree string, sha256 bool) error {
 	for _, d := range []string{tree, filepath.Join(r.root, "home")} {
 		if err := os.Mkdir(d, 0o755); err != nil {
-			return &ops.Error{Code: ops.Internal, Sentence: "no directory to fetch into", Err: err}
+			return &ops.Error{Code: ops.Internal, Sentence: "No directory to fetch into", Err: err}
 		}
 	}
 	args := []string{"init", "--quiet", "--template="}
@@ -81,7 +81,7 @@ func (r *runner) fetch(ctx context.Context, commit, branch string) error {
 		}
 	}
 	gone := ops.Errorf(ops.NotFound, "%s does not have commit %s any more", r.name, short(commit)).
-		Then("the branch was probably force-pushed: push again, or deploy the branch as it is now")
+		Then("The branch was probably force-pushed: push again, or deploy the branch as it is now")
 	var f *failure
 	if errors.As(err, &f) {
 		gone.Err, gone.Log = f, f.log()

@@ -122,26 +122,34 @@ func buildPaths(req ops.BuildRequest) (dir, dockerfile string, err error) {
 	if name == "" {
 		name = "Dockerfile"
 	}
-	outside := ops.Errorf(ops.Invalid, "the Dockerfile %s is outside the build context", name)
+	outside := ops.Errorf(ops.Invalid, "The Dockerfile %s is outside the build context", name)
 	if !filepath.IsLocal(name) {
 		return "", "", outside
 	}
-	if dir, err = filepath.EvalSymlinks(req.Dir); err != nil {
-		return "", "", &ops.Error{Code: ops.Failed, Sentence: "the build context cannot be read", Err: err}
+	root, err := filepath.EvalSymlinks(req.Dir)
+	if err != nil {
+		return "", "", &ops.Error{Code: ops.Failed, Sentence: "The build context cannot be read", Err: err}
+	}
+	if dir, err = filepath.EvalSymlinks(filepath.Join(root, req.Context)); err != nil {
+		return "", "", (&ops.Error{Code: ops.Failed, Sentence: fmt.Sprintf("There is no directory %s in the repository", req.Context), Err: err}).
+			Then("The label waggle.context says which one is built.")
+	}
+	if rel, err := filepath.Rel(root, dir); err != nil || !filepath.IsLocal(rel) {
+		return "", "", ops.Errorf(ops.Invalid, "The build context %s is outside the repository", req.Context)
 	}
 	dockerfile, err = filepath.EvalSymlinks(filepath.Join(dir, name))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return "", "", (&ops.Error{Code: ops.Failed, Sentence: fmt.Sprintf("there is no %s in the build context", name), Err: err}).
-			Then("add one, or say where it is with the label waggle.dockerfile")
+		return "", "", (&ops.Error{Code: ops.Failed, Sentence: fmt.Sprintf("There is no %s in the build context", name), Err: err}).
+			Then("Add one, or say where it is with the label waggle.dockerfile")
 	case err != nil:
-		return "", "", &ops.Error{Code: ops.Failed, Sentence: fmt.Sprintf("the Dockerfile %s cannot be read", name), Err: err}
+		return "", "", &ops.Error{Code: ops.Failed, Sentence: fmt.Sprintf("The Dockerfile %s cannot be read", name), Err: err}
 	}
 	if rel, err := filepath.Rel(dir, dockerfile); err != nil || !filepath.IsLocal(rel) {
 		return "", "", outside
 	}
 	if info, err := os.Stat(dockerfile); err != nil || !info.Mode().IsRegular() {
-		return "", "", ops.Errorf(ops.Failed, "the Dockerfile %s is not a file", name)
+		return "", "", ops.Errorf(ops.Failed, "The Dockerfile %s is not a file", name)
 	}
 	return dir, dockerfile, nil
 }
@@ -226,10 +234,10 @@ func (c *Client) buildFailed(ctx context.Context, err error, req ops.BuildReques
 	switch cause := context.Cause(ctx); {
 	case cause == nil:
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return (&ops.Error{Code: ops.Failed, Sentence: "the build was not done in time", Err: cause}).
-			Then("make it faster, or raise build.timeout")
+		return (&ops.Error{Code: ops.Failed, Sentence: "The build was not done in time", Err: cause}).
+			Then("Make it faster, or raise build.timeout")
 	case errors.Is(cause, context.Canceled):
-		return &ops.Error{Code: ops.Canceled, Sentence: "the build was called off", Err: cause}
+		return &ops.Error{Code: ops.Canceled, Sentence: "The build was called off", Err: cause}
 	default: // the session failed
 		return c.failed(cause, "open a build session")
 	}
@@ -249,22 +257,22 @@ func (c *Client) buildFailed(ctx context.Context, err error, req ops.BuildReques
 	base, isBase := strings.CutPrefix(step.step, "[internal] load metadata for ")
 	switch {
 	case isBase:
-		e.Sentence = fmt.Sprintf("the base image %s cannot be fetched: %s", base, first)
+		e.Sentence = fmt.Sprintf("The base image %s cannot be fetched: %s", base, first)
 	case step.step != "":
-		e.Sentence = fmt.Sprintf("the build failed at %s: %s", shorten(step.step, 120), first)
+		e.Sentence = fmt.Sprintf("The build failed at %s: %s", shorten(step.step, 120), first)
 	default:
-		e.Sentence = "the build failed: " + first
+		e.Sentence = "The build failed: " + first
 	}
 	fetching := isBase || step.step == "" || strings.Contains(step.step, "FROM ")
 	switch {
 	case strings.Contains(step.step+message, "docker.io/docker/dockerfile"):
-		e.Next = "the Dockerfile's `# syntax=` line makes the engine fetch docker/dockerfile from Docker Hub, which failed: remove the line, or let the engine reach Docker Hub"
+		e.Next = "The Dockerfile's `# syntax=` line makes the engine fetch docker/dockerfile from Docker Hub, which failed: remove the line, or let the engine reach Docker Hub"
 	case fetching && untrusted(message):
-		e.Next = "give the registry a certificate that is trusted, or list it in the engine's insecure-registries as http://host:port"
+		e.Next = "Give the registry a certificate that is trusted, or list it in the engine's insecure-registries as http://host:port"
 	case fetching && refused(message):
-		e.Next = "see whether the base image exists and whether its registry is added with the right credentials (`/registry list`)"
+		e.Next = "See whether the base image exists and whether its registry is added with the right credentials (`/registry list`)"
 	case fetching && unreachable(message):
-		e.Next = "see whether this manager reaches the base image's registry"
+		e.Next = "See whether this manager reaches the base image's registry"
 	}
 	return e
 }

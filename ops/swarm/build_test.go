@@ -139,18 +139,18 @@ func TestWhyABuildFailed(t *testing.T) {
 		message, step  string
 		sentence, next string
 	}{
-		"old engine": {"executor failed running [/bin/sh -c make]: exit code: 2", "[2/2] RUN make", "the build failed at [2/2] RUN make: exit code: 2", ""},
-		"new engine": {`failed to solve: process "/bin/sh -c make" did not complete successfully: exit code: 2`, "[2/2] RUN make", "the build failed at [2/2] RUN make: exit code: 2", ""},
+		"old engine": {"executor failed running [/bin/sh -c make]: exit code: 2", "[2/2] RUN make", "The build failed at [2/2] RUN make: exit code: 2", ""},
+		"new engine": {`failed to solve: process "/bin/sh -c make" did not complete successfully: exit code: 2`, "[2/2] RUN make", "The build failed at [2/2] RUN make: exit code: 2", ""},
 		"syntax": {"failed to solve with frontend dockerfile.v0: failed to create LLB definition: dockerfile parse error line 2: unknown instruction: FROBNICATE", "",
-			"the build failed: dockerfile parse error line 2: unknown instruction: FROBNICATE", ""},
+			"The build failed: dockerfile parse error line 2: unknown instruction: FROBNICATE", ""},
 		"frontend": {"failed to solve with frontend gateway.v0: failed to do request: dial tcp: i/o timeout", "resolve image config for docker.io/docker/dockerfile:1",
-			"the build failed at resolve image config for docker.io/docker/dockerfile:1: failed to do request", "`# syntax=` line"},
+			"The build failed at resolve image config for docker.io/docker/dockerfile:1: failed to do request", "`# syntax=` line"},
 		"base refused": {"rpc error: code = Unknown desc = pulling from host r failed with status code [manifests 1]: 401 Unauthorized", "[internal] load metadata for r/base:1",
-			"the base image r/base:1 cannot be fetched: pulling from host r failed", "right credentials"},
-		"base unreachable": {"failed to do request: Head: dial tcp 1.2.3.4:443: connect: connection refused", "[internal] load metadata for r/base:1", "the base image r/base:1", "reaches the base image's registry"},
-		"base untrusted":   {"failed to do request: http: server gave HTTP response to HTTPS client", "[internal] load metadata for r/base:1", "the base image r/base:1", "insecure-registries as http://"},
-		"denied in a step": {"executor failed running [/bin/sh -c cat /x]: permission denied", "[2/2] RUN cat /x", "the build failed at [2/2] RUN cat /x: permission denied", ""},
-		"leak":             {"no access with password canary", "", "the build failed: no access with password <secret>", ""},
+			"The base image r/base:1 cannot be fetched: pulling from host r failed", "right credentials"},
+		"base unreachable": {"failed to do request: Head: dial tcp 1.2.3.4:443: connect: connection refused", "[internal] load metadata for r/base:1", "The base image r/base:1", "reaches the base image's registry"},
+		"base untrusted":   {"failed to do request: http: server gave HTTP response to HTTPS client", "[internal] load metadata for r/base:1", "The base image r/base:1", "insecure-registries as http://"},
+		"denied in a step": {"executor failed running [/bin/sh -c cat /x]: permission denied", "[2/2] RUN cat /x", "The build failed at [2/2] RUN cat /x: permission denied", ""},
+		"leak":             {"no access with password canary", "", "The build failed: no access with password <secret>", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			req := ops.BuildRequest{Tag: "x", Auths: map[string]ops.RegistryAuth{"r": {Username: "u", Password: "canary"}}}

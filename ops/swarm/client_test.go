@@ -93,7 +93,7 @@ func TestEngineThatHangs(t *testing.T) {
 	ctx, cancel = context.WithCancel(t.Context())
 	cancel()
 	_, err = c.Services(ctx)
-	wantError(t, err, ops.Canceled, "called off")
+	wantError(t, err, ops.Canceled, "Called off")
 }
 
 func TestDialRefusesWhatItCannotUse(t *testing.T) {

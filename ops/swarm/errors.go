@@ -30,21 +30,21 @@ func (c *Client) failed(err error, what string, args ...any) error {
 	var network net.Error
 	switch {
 	case errors.Is(err, context.Canceled):
-		return &ops.Error{Code: ops.Canceled, Sentence: "called off: " + what, Err: err}
+		return &ops.Error{Code: ops.Canceled, Sentence: "Called off: " + what, Err: err}
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &network) && network.Timeout():
 		return &ops.Error{Code: ops.Unavailable, Sentence: "Docker did not answer in time to " + what, Err: err}
 	case client.IsErrConnectionFailed(err), errors.As(err, &network), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return (&ops.Error{Code: ops.Unavailable, Sentence: "Docker does not answer at " + c.api.DaemonHost(), Err: err}).
-			Then("see whether the engine runs there and whether Waggle may use its socket")
+			Then("See whether the engine runs there and whether Waggle may use its socket")
 	case strings.Contains(message, "update out of sequence"):
-		return &ops.Error{Code: ops.OutOfDate, Sentence: "the service changed since it was read", Err: err}
+		return &ops.Error{Code: ops.OutOfDate, Sentence: "The service changed since it was read", Err: err}
 	case strings.Contains(message, "not a swarm manager"), strings.Contains(message, "not part of a swarm"):
-		return (&ops.Error{Code: ops.Unavailable, Sentence: "the Docker engine at " + c.api.DaemonHost() + " is not a swarm manager", Err: err}).
-			Then("run Waggle on a manager, or set docker.host to one")
+		return (&ops.Error{Code: ops.Unavailable, Sentence: "The Docker engine at " + c.api.DaemonHost() + " is not a swarm manager", Err: err}).
+			Then("Run Waggle on a manager, or set docker.host to one")
 	case strings.Contains(message, "does not have a leader"), strings.Contains(message, "context deadline exceeded"),
 		strings.Contains(err.Error(), "code = Unavailable"), errdefs.IsUnavailable(err):
-		return (&ops.Error{Code: ops.Unavailable, Sentence: "the swarm's managers do not agree on a leader", Err: err}).
-			Then("bring back the managers that are down: more than half of them must be up")
+		return (&ops.Error{Code: ops.Unavailable, Sentence: "The swarm's managers do not agree on a leader", Err: err}).
+			Then("Bring back the managers that are down: more than half of them must be up")
 	case errdefs.IsNotFound(err):
 		return &ops.Error{Code: ops.NotFound, Sentence: "Docker has nothing of that name: " + message, Err: err}
 	}

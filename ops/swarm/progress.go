@@ -59,11 +59,11 @@ func (p *progress) trace(aux json.RawMessage) error {
 	}
 	var encoded []byte
 	if err := json.Unmarshal(aux, &encoded); err != nil {
-		return ops.Errorf(ops.Internal, "the engine's build progress cannot be read: %w", err)
+		return ops.Errorf(ops.Internal, "The engine's build progress cannot be read: %w", err)
 	}
 	var status control.StatusResponse
 	if err := proto.Unmarshal(encoded, &status); err != nil {
-		return ops.Errorf(ops.Internal, "the engine's build progress cannot be read: %w", err)
+		return ops.Errorf(ops.Internal, "The engine's build progress cannot be read: %w", err)
 	}
 	for _, v := range status.Vertexes {
 		p.begin(v)

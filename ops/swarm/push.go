@@ -94,22 +94,22 @@ func (c *Client) pushFailed(ctx context.Context, err error, named reference.Name
 	e := &ops.Error{Code: ops.Failed, Err: errors.New(message)}
 	switch {
 	case strings.Contains(message, "does not exist locally"):
-		e.Sentence = "this engine has no image " + named.String()
+		e.Sentence = "This engine has no image " + named.String()
 	case untrusted(message):
-		e.Sentence = fmt.Sprintf("the engine does not trust the registry %s: %s", domain, message)
-		return e.Then("give the registry a certificate that is trusted, or list it in the engine's insecure-registries as http://host:port")
+		e.Sentence = fmt.Sprintf("The engine does not trust the registry %s: %s", domain, message)
+		return e.Then("Give the registry a certificate that is trusted, or list it in the engine's insecure-registries as http://host:port")
 	case refused(message):
 		if auth.Username == "" {
-			e.Sentence = fmt.Sprintf("the registry %s wants a user and password for %s: %s", domain, reference.Path(named), message)
-			return e.Then("set them with `/registry edit`")
+			e.Sentence = fmt.Sprintf("The registry %s wants a user and password for %s: %s", domain, reference.Path(named), message)
+			return e.Then("Set them with `/registry edit`")
 		}
-		e.Sentence = fmt.Sprintf("the registry %s does not let %s push to %s: %s", domain, auth.Username, reference.Path(named), message)
-		return e.Then("check its user and password with `/registry check`, and change them with `/registry edit`")
+		e.Sentence = fmt.Sprintf("The registry %s does not let %s push to %s: %s", domain, auth.Username, reference.Path(named), message)
+		return e.Then("Check its user and password with `/registry check`, and change them with `/registry edit`")
 	case unreachable(message):
-		e.Sentence = fmt.Sprintf("the registry %s cannot be reached: %s", domain, message)
-		return e.Then("see whether it runs and whether this manager reaches it: `/registry check`")
+		e.Sentence = fmt.Sprintf("The registry %s cannot be reached: %s", domain, message)
+		return e.Then("See whether it runs and whether this manager reaches it: `/registry check`")
 	default:
-		e.Sentence = fmt.Sprintf("the registry %s failed: %s", domain, message)
+		e.Sentence = fmt.Sprintf("The registry %s failed: %s", domain, message)
 	}
 	return e
 }

@@ -50,14 +50,14 @@ func TestWhyAPushFailed(t *testing.T) {
 		next     string
 	}{
 		"wrong password": {says(data(t, "push-unauthorized.json")), mia, ops.Failed,
-			"the registry 10.99.7.1:5000 does not let mia push to pizza: unauthorized: authentication required", "/registry edit"},
+			"The registry 10.99.7.1:5000 does not let mia push to pizza: unauthorized: authentication required", "/registry edit"},
 		"no user":      {stream("no basic auth credentials"), ops.RegistryAuth{}, ops.Failed, "wants a user and password for pizza", "/registry edit"},
 		"denied":       {stream("denied: requested access to the resource is denied"), mia, ops.Failed, "does not let mia push", "/registry check"},
 		"unreachable":  {stream("dial tcp 10.99.7.1:5000: connect: connection refused"), mia, ops.Failed, "cannot be reached: dial tcp", "/registry check"},
 		"untrusted":    {stream("x509: certificate signed by unknown authority"), mia, ops.Failed, "does not trust the registry", "insecure-registries"},
-		"registry":     {stream("received unexpected HTTP status: 507 Insufficient Storage"), mia, ops.Failed, "the registry 10.99.7.1:5000 failed: received unexpected HTTP status: 507", ""},
+		"registry":     {stream("received unexpected HTTP status: 507 Insufficient Storage"), mia, ops.Failed, "The registry 10.99.7.1:5000 failed: received unexpected HTTP status: 507", ""},
 		"leak":         {stream("bad password canary"), mia, ops.Failed, "bad password <secret>", ""},
-		"no image":     {fails(404, "An image does not exist locally with the tag: 10.99.7.1:5000/pizza"), mia, ops.Failed, "this engine has no image", ""},
+		"no image":     {fails(404, "An image does not exist locally with the tag: 10.99.7.1:5000/pizza"), mia, ops.Failed, "This engine has no image", ""},
 		"refused, 500": {fails(500, "unauthorized: authentication required"), mia, ops.Failed, "does not let mia push", "/registry check"},
 		"cut off":      {says(`{"status":"Preparing"}`), mia, ops.Unavailable, "Docker does not answer", "engine"},
 		"engine":       {fails(500, "disk full"), mia, ops.Internal, "disk full", ""},

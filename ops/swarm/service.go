@@ -67,7 +67,7 @@ func (c *Client) inspect(ctx context.Context, name string) (swarm.Service, []byt
 }
 
 func noService(name string, err error) error {
-	return (&ops.Error{Code: ops.NotFound, Sentence: "there is no service " + name, Err: err}).
+	return (&ops.Error{Code: ops.NotFound, Sentence: "There is no service " + name, Err: err}).
 		Then("`/app list` shows what there is")
 }
 

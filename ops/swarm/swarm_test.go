@@ -290,7 +290,7 @@ func TestRealBuildThatFails(t *testing.T) {
 		"step":    {"FROM " + r.lab.BaseImage + "\nRUN echo kneading; echo no flour >&2; exit 4\n", "exit code: 4", "no flour"},
 		"syntax":  {"FROM scratch\nFROBNICATE\n", "unknown instruction: FROBNICATE", ""},
 		"missing": {"FROM " + r.lab.BaseImage + "\nCOPY nothing /\n", "nothing", ""},
-		"base":    {"FROM nowhere.invalid/base:1\n", "the base image nowhere.invalid/base:1 cannot be fetched", ""},
+		"base":    {"FROM nowhere.invalid/base:1\n", "The base image nowhere.invalid/base:1 cannot be fetched", ""},
 		"ignored": {"FROM " + r.lab.BaseImage + "\nCOPY private.key /\n", "private.key", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -309,7 +309,7 @@ func TestRealBuildFromAPrivateBase(t *testing.T) {
 	wrong := ops.RegistryAuth{Username: r.auth.Username, Password: "wrong-canary"}
 	for _, auths := range []map[string]ops.RegistryAuth{nil, {r.lab.Private.Addr: wrong}, {r.lab.Registry.Addr: r.auth}} {
 		_, err := r.buildOf(t.Context(), "base:1", dockerfile, auths)
-		e := wantError(t, err, ops.Failed, "the base image "+base+" cannot be fetched")
+		e := wantError(t, err, ops.Failed, "The base image "+base+" cannot be fetched")
 		if untrusted(e.Sentence) {
 			t.Skip("the lab's engines list the private registry as insecure, but not as http://host:port, which BuildKit of 20.10 needs")
 		}
@@ -345,7 +345,7 @@ func TestRealBuildIsCanceledOnTheEngine(t *testing.T) {
 	wait(true)
 	began := time.Now()
 	cancel()
-	wantError(t, <-done, ops.Canceled, "called off")
+	wantError(t, <-done, ops.Canceled, "Called off")
 	returned := time.Since(began)
 	wait(false)
 	stopped := time.Since(began)

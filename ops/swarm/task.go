@@ -86,7 +86,7 @@ func task(t *swarm.Task) ops.Task {
 // returned without an error; Unavailable means the task's node sent nothing.
 func (c *Client) TaskLogs(ctx context.Context, taskID string, lines int) (string, error) {
 	if !identifier.MatchString(taskID) {
-		return "", ops.Errorf(ops.NotFound, "there is no task %s", taskID)
+		return "", ops.Errorf(ops.NotFound, "There is no task %s", taskID)
 	}
 	if lines <= 0 {
 		return "", nil
@@ -95,7 +95,7 @@ func (c *Client) TaskLogs(ctx context.Context, taskID string, lines int) (string
 	defer cancel()
 	t, _, err := c.api.TaskInspectWithRaw(limited, taskID)
 	if errdefs.IsNotFound(err) {
-		return "", &ops.Error{Code: ops.NotFound, Sentence: "there is no task " + taskID + " any more", Err: err}
+		return "", &ops.Error{Code: ops.NotFound, Sentence: "There is no task " + taskID + " any more", Err: err}
 	}
 	if err != nil {
 		return "", c.failed(err, "read the task %s", taskID)
@@ -118,8 +118,8 @@ func (c *Client) TaskLogs(ctx context.Context, taskID string, lines int) (string
 	}
 	text := lastLines(kept.String(), lines)
 	if err != nil && text == "" && strings.Contains(err.Error(), "incomplete log stream") {
-		return "", (&ops.Error{Code: ops.Unavailable, Sentence: "the node that task " + taskID + " ran on does not give its log", Err: err}).
-			Then("see with `/node list` whether the node is up")
+		return "", (&ops.Error{Code: ops.Unavailable, Sentence: "The node that task " + taskID + " ran on does not give its log", Err: err}).
+			Then("See with `/node list` whether the node is up")
 	}
 	if err != nil && text == "" {
 		return "", c.failed(err, "read the log of task %s", taskID)

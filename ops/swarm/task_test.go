@@ -67,7 +67,7 @@ func TestTaskLogs(t *testing.T) {
 	}
 	for _, id := range []string{"other", "../nodes", ""} {
 		_, err := demux.TaskLogs(t.Context(), id, 10)
-		wantError(t, err, ops.NotFound, "there is no task")
+		wantError(t, err, ops.NotFound, "There is no task")
 	}
 }
 

@@ -208,10 +208,10 @@ func TestUpdateOfAnotherVersion(t *testing.T) {
 	t.Run("gone", func(t *testing.T) {
 		client, _, s := richEngine(t, raw, fails(404, "service "+richID+" not found"))
 		_, err := client.UpdateService(t.Context(), s, ops.Change{Replicas: &six})
-		wantError(t, err, ops.NotFound, "there is no service rich")
+		wantError(t, err, ops.NotFound, "There is no service rich")
 		s.ID = "another"
 		_, err = client.UpdateService(t.Context(), s, ops.Change{Replicas: &six})
-		wantError(t, err, ops.NotFound, "there is no service rich")
+		wantError(t, err, ops.NotFound, "There is no service rich")
 	})
 }
 

@@ -1,0 +1,281 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"waggle/internal/forge"
+	"waggle/internal/workspace"
+)
+
+// linked makes a repository and a service that follows it.
+func (b *bench) linked(name string, replicas int, args ...string) *forge.Repo {
+	b.Helper()
+	repo, err := b.forge.Create(b.ctx, "acme/"+name, forge.RepoOptions{})
+	b.must(err)
+	b.service(name, append([]string{"--replicas", fmt.Sprint(replicas), "--label", "waggle.repo=" + repo.CloneURL()}, args...)...)
+	return repo
+}
+
+// dockerfile is an app that says its version.
+func (b *bench) dockerfile(version string) map[string]string {
+	return map[string]string{"Dockerfile": fmt.Sprintf(`FROM %s/busybox:1
+COPY version /version
+RUN echo "baking $(cat /version)"
+CMD ["sh", "-c", "echo serving $(cat /version); exec sleep 100000"]
+`, b.lab.Private.Addr), "version": version}
+}
+
+func (b *bench) push(repo *forge.Repo, files map[string]string, message string) string {
+	b.Helper()
+	sha, err := repo.Push(b.ctx, files, message)
+	b.must(err)
+	return sha
+}
+
+type release struct {
+	Number int
+	Image  string
+	Commit string
+	By     string
+}
+
+func (b *bench) releases(name string) []release {
+	b.Helper()
+	var out []release
+	label := b.docker("service", "inspect", name, "--format", `{{index .Spec.Labels "waggle.releases"}}`)
+	if label != "" {
+		b.must(json.Unmarshal([]byte(label), &out))
+	}
+	return out
+}
+
+func (b *bench) image(name string) string {
+	b.Helper()
+	return b.docker("service", "inspect", name, "--format", "{{.Spec.TaskTemplate.ContainerSpec.Image}}")
+}
+
+func TestPushToDeploy(t *testing.T) {
+	b := start(t)
+	repo := b.linked("pizza", 1)
+	sha := b.push(repo, b.dockerfile("1"), "Bake a pizza")
+	m := b.sees(ada, "pizza runs release 1 ("+sha[:7]+"), 1 of 1")
+	contains(t, "the message", m.Plain(), "✓ clone", "✓ build", "✓ push", "✓ update", "Bake a pizza")
+	contains(t, "what it said before", history(m), "Bake a pizza”")
+
+	image := b.image("pizza")
+	if !strings.HasPrefix(image, b.lab.Private.Addr+"/acme/pizza:"+sha[:12]+"@sha256:") {
+		t.Errorf("it runs %s, want the pushed digest", image)
+	}
+	if r := b.releases("pizza"); len(r) != 1 || r[0].Number != 1 || r[0].Image != image || r[0].Commit != sha {
+		t.Errorf("releases %+v", r)
+	}
+
+	b.say(ada, "/scale pizza 6")
+	m = b.sees(ada, "pizza runs 6 of 6 (was 1)")
+	contains(t, "the nodes", m.Plain(), "node-1 2", "node-2 2", "node-3 2") // they pulled with credentials
+
+	sha = b.push(repo, b.dockerfile("2"), "Add olives")
+	b.sees(ada, "pizza runs release 2 ("+sha[:7]+"), 6 of 6")
+	if r := b.releases("pizza"); len(r) != 2 || r[0].Number != 2 || r[0].Commit != sha {
+		t.Errorf("releases %+v", r)
+	}
+	out := b.docker("service", "ps", "pizza", "--filter", "desired-state=running", "--format", "{{.Image}}")
+	if n := strings.Count(out, sha[:12]); n != 6 {
+		t.Errorf("%d tasks of 6 run the new image:\n%s", n, out)
+	}
+	if r := b.docker("service", "inspect", "pizza", "--format", "{{.Spec.Mode.Replicated.Replicas}}"); r != "6" {
+		t.Errorf("a deploy has set the replicas to %s", r)
+	}
+	if key := b.strayKeys(); key != "" {
+		t.Errorf("the Redis key %s is not under waggle:", key)
+	}
+}
+
+// strayKeys returns a key of Redis that is not under waggle:, or "".
+func (b *bench) strayKeys() string {
+	b.Helper()
+	for _, key := range b.redisKeys() {
+		if !strings.HasPrefix(key, "waggle:") {
+			return key
+		}
+	}
+	return ""
+}
+
+func TestSamePushIsDeployedOnce(t *testing.T) {
+	b := start(t)
+	repo := b.linked("pizza", 1)
+	b.push(repo, b.dockerfile("1"), "Bake a pizza")
+	deliveries, err := b.forge.Wait(b.ctx, 1)
+	b.must(err)
+	if d := deliveries[0]; d.Status != 202 || !strings.Contains(d.Response, `"app":"pizza"`) {
+		t.Fatalf("answered %d %s", d.Status, d.Response)
+	}
+	b.sees(ada, "pizza runs release 1")
+	again, err := b.forge.Redeliver(b.ctx, deliveries[0])
+	b.must(err)
+	forged, err := b.forge.Replay(b.ctx, deliveries[0])
+	b.must(err)
+	for name, d := range map[string]forge.Delivery{"the same delivery id": again, "another delivery id": forged} {
+		if d.Status != 200 || !strings.Contains(d.Response, `"duplicate"`) {
+			t.Errorf("under %s: %d %s", name, d.Status, d.Response)
+		}
+	}
+	if r := b.releases("pizza"); len(r) != 1 {
+		t.Errorf("%d releases", len(r))
+	}
+}
+
+func TestFailedDeploysLeaveTheVersionBefore(t *testing.T) {
+	b := start(t)
+	repo := b.linked("pizza", 2)
+	b.push(repo, b.dockerfile("1"), "Bake a pizza")
+	b.sees(ada, "pizza runs release 1")
+	good := b.image("pizza")
+
+	with := func(replace ...string) map[string]string {
+		files := b.dockerfile("1")
+		files["Dockerfile"] = strings.NewReplacer(replace...).Replace(files["Dockerfile"])
+		return files
+	}
+	for _, tc := range []struct {
+		name  string
+		files map[string]string
+		first string
+		says  []string
+	}{
+		{"failing Dockerfile", with("RUN echo", "RUN echo the oven is cold >&2; exit 7; echo"), "The build failed", []string{"the oven is cold", "✗ build"}},
+		{"container that exits", with("exec sleep 100000", "echo no cheese >&2; exit 3"), "pizza did not come up: non-zero exit (3)",
+			[]string{"no cheese", "The version before serves: 2 of 2"}},
+		{"health check that never passes", with("CMD", "HEALTHCHECK --interval=1s --retries=2 --timeout=1s CMD false\nCMD"), "pizza did not come up: non-zero exit",
+			[]string{"unhealthy", "The version before serves: 2 of 2"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			watch := b.watchTasks("pizza", good)
+			sha := b.push(repo, tc.files, tc.name)
+			m := b.seesWithin(90*time.Second, ada, tc.first)
+			contains(t, "the message", m.Plain(), append(tc.says, sha[:7])...)
+			if least := watch(); least < 2 {
+				t.Errorf("only %d replicas of the old version ran at some moment", least)
+			}
+			if now := b.image("pizza"); now != good {
+				t.Errorf("it runs %s", now)
+			}
+			if r := b.releases("pizza"); len(r) != 1 {
+				t.Errorf("releases %+v", r)
+			}
+		})
+	}
+
+	t.Run("failing push", func(t *testing.T) {
+		b.lab.Private.Stop()
+		restarted := false
+		restart := func() {
+			if !restarted {
+				restarted = true
+				b.must(b.lab.Private.Start(b.ctx))
+			}
+		}
+		t.Cleanup(restart)
+		files := b.dockerfile("5")
+		files["Dockerfile"] = "FROM scratch\nCOPY version /\n" // needs no registry to build
+		b.push(repo, files, "failing push")
+		m := b.seesWithin(120*time.Second, ada, b.lab.Private.Addr)
+		contains(t, "the message", m.Plain(), "❌", "✗ push")
+		restart()
+		if now := b.image("pizza"); now != good {
+			t.Errorf("it runs %s", now)
+		}
+	})
+	if n := b.running("pizza"); n != 2 {
+		t.Errorf("%d tasks run", n)
+	}
+}
+
+// watchTasks counts the running tasks of an image all the time, until the
+// returned function is called: it returns the least that was seen.
+func (b *bench) watchTasks(name, image string) func() int {
+	stop, least := make(chan struct{}), make(chan int)
+	tag, _, _ := strings.Cut(image, "@")
+	go func() {
+		low := 1 << 30
+		for {
+			out, err := b.lab.Manager().Docker(b.ctx, "service", "ps", name, "--filter", "desired-state=running", "--format", "{{.Image}} {{.CurrentState}}")
+			if err == nil {
+				n := 0
+				for line := range strings.Lines(out) {
+					if strings.HasPrefix(line, tag) && strings.Contains(line, "Running") {
+						n++
+					}
+				}
+				low = min(low, n)
+			}
+			select {
+			case <-stop:
+				least <- low
+				return
+			default:
+			}
+		}
+	}()
+	return func() int { close(stop); return <-least }
+}
+
+// slow is an app whose build takes about n seconds.
+func (b *bench) slow(version string, n int) map[string]string {
+	files := b.dockerfile(version)
+	files["Dockerfile"] = strings.Replace(files["Dockerfile"], "RUN echo", fmt.Sprintf("RUN sleep %d; echo", n), 1)
+	return files
+}
+
+func (b *bench) building(app, title string) workspace.Message {
+	b.Helper()
+	ctx := b.ctx
+	m, err := b.ws.Wait(ctx, channel, ada, func(m workspace.Message) bool {
+		return strings.Contains(m.Plain(), title) && strings.Contains(m.Plain(), "▸ build")
+	})
+	b.must(err)
+	return m
+}
+
+func TestKilledInTheMiddleOfABuild(t *testing.T) {
+	b := start(t)
+	repo := b.linked("pizza", 1)
+	sha := b.push(repo, b.slow("1", 5), "Bake slowly")
+	b.building("pizza", "Bake slowly")
+	b.waggle.Kill()
+	b.serve()
+	m := b.seesWithin(90*time.Second, ada, "pizza runs release 1 ("+sha[:7]+")")
+	if n := len(b.ws.Messages(channel, ada)); n != 1 {
+		t.Errorf("%d messages, want the one that was begun before the crash:\n%s", n, b.ws.Screen(channel, ada))
+	}
+	contains(t, "the history", history(m), "Bake slowly")
+}
+
+func TestAppsSideBySideNewestFirst(t *testing.T) {
+	b := start(t)
+	pizza, pasta := b.linked("pizza", 1), b.linked("pasta", 1)
+	first := b.push(pizza, b.slow("1", 6), "First")
+	b.building("pizza", "First")
+	second := b.push(pizza, b.dockerfile("2"), "Second")
+	b.sees(ada, "pizza "+second[:7])
+	third := b.push(pizza, b.dockerfile("3"), "Third")
+	fast := b.push(pasta, b.dockerfile("1"), "Pasta")
+
+	b.sees(ada, "pasta runs release 1 ("+fast[:7]+")")
+	if strings.Contains(b.ws.Screen(channel, ada), "pizza runs release") {
+		t.Error("pasta waited for pizza")
+	}
+	b.sees(ada, "pizza runs release 1 ("+first[:7]+")")
+	b.sees(ada, "pizza runs release 2 ("+third[:7]+")")
+	b.sees(ada, "A newer push took its place before it began")
+	for _, r := range b.releases("pizza") {
+		if r.Commit == second {
+			t.Error("the push that was replaced was deployed")
+		}
+	}
+}
