@@ -153,9 +153,7 @@ func (d *Deploy) Prepare(ctx context.Context, run *Run) error {
 				detail(line)
 			}
 		})
-		if err == nil {
-			detail("")
-		}
+		detail("")
 		return d.timedOut(ctx, err, "The build", run.BuildTimeout)
 	})
 	if err != nil {

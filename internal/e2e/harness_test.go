@@ -192,7 +192,7 @@ func (b *bench) serviceOf(image, name string, args ...string) {
 	b.Helper()
 	create := append([]string{"service", "create", "--detach", "--quiet", "--name", name, "--endpoint-mode", "dnsrr",
 		"--no-resolve-image", "--stop-grace-period", "1s"}, args...)
-	b.docker(append(create, image, "sleep", "100000")...)
+	b.docker(append(create, image)...)
 	b.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		defer cancel()
