@@ -85,8 +85,9 @@ type Change struct {
 	Labels   map[string]string // set these; others stay
 	Unset    []string          // labels to remove
 	// Rollback asks that a failed update goes back to the version before: where
-	// the service has no update config of its own, it gets one (one task at a
-	// time, start-first, or stop-first when Persistent or HostPorts).
+	// the service has no update config of its own, it gets one, and one for the
+	// way back (one task at a time, start-first, or stop-first when Persistent or
+	// HostPorts).
 	Rollback bool
 	// Auth are the credentials for the service's image; nil keeps what the
 	// service has.

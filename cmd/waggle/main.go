@@ -38,7 +38,7 @@ type subcommand struct {
 func subcommands() []subcommand {
 	return []subcommand{
 		{"serve", "[--config FILE]", "run the service", serve},
-		{"demo", "[--exit]", "show the main job on a real swarm on this machine, without a Slack account", demo},
+		{"demo", "[--exit]", "show the main job on a real swarm on this machine, without a Slack account", runDemo},
 		{"ready", "[--url URL]", "ask a running service whether it is ready", ready},
 		{"version", "", "print version, commit, Go and API versions", version},
 	}

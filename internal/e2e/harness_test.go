@@ -242,13 +242,24 @@ func (b *bench) sees(user, first string) workspace.Message {
 	return b.seesWithin(60*time.Second, user, first)
 }
 
+// seesAbout is sees for the message that has about anywhere in it.
+func (b *bench) seesAbout(about, first string) workspace.Message {
+	b.Helper()
+	return b.match(90*time.Second, ada, first, about)
+}
+
 func (b *bench) seesWithin(limit time.Duration, user, first string) workspace.Message {
+	b.Helper()
+	return b.match(limit, user, first, "")
+}
+
+func (b *bench) match(limit time.Duration, user, first, about string) workspace.Message {
 	b.Helper()
 	ctx, cancel := context.WithTimeout(b.ctx, limit)
 	defer cancel()
 	m, err := b.ws.Wait(ctx, channel, user, func(m workspace.Message) bool {
 		line, _, _ := strings.Cut(strings.ReplaceAll(m.Plain(), "*", ""), "\n")
-		return strings.Contains(line, first)
+		return strings.Contains(line, first) && strings.Contains(m.Plain(), about)
 	})
 	b.must(err)
 	return m

@@ -183,12 +183,19 @@ func apply(spec map[string]any, svc ops.Service, change ops.Change) error {
 		if svc.Persistent || svc.HostPorts {
 			order = swarm.UpdateOrderStopFirst
 		}
-		spec["UpdateConfig"] = map[string]any{
-			"Parallelism":     number(1),
-			"FailureAction":   swarm.UpdateFailureActionRollback,
-			"Monitor":         number(int(defaultMonitor / time.Nanosecond)),
-			"MaxFailureRatio": number(0),
-			"Order":           order,
+		config := func(onFailure string) map[string]any {
+			return map[string]any{
+				"Parallelism":     number(1),
+				"FailureAction":   onFailure,
+				"Monitor":         number(int(defaultMonitor / time.Nanosecond)),
+				"MaxFailureRatio": number(0),
+				"Order":           order,
+			}
+		}
+		spec["UpdateConfig"] = config(swarm.UpdateFailureActionRollback)
+		// The way back goes by the config of the spec that it leads to.
+		if spec["RollbackConfig"] == nil {
+			spec["RollbackConfig"] = config(swarm.UpdateFailureActionPause)
 		}
 	}
 	return nil

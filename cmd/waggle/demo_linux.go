@@ -1,0 +1,23 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"io"
+	"os"
+
+	"waggle/internal/demo"
+)
+
+func runDemo(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	flags := flag.NewFlagSet("demo", flag.ContinueOnError)
+	exit := flags.Bool("exit", false, "print the transcript and stop")
+	if err := parse(flags, args, stderr); err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	return demo.Run(ctx, demo.Options{Binary: self, Exit: *exit, In: os.Stdin, Out: stdout})
+}
