@@ -41,6 +41,8 @@ type Bot struct {
 	http     *http.Client
 	commands []Command
 	submit   Submitter
+	every    time.Duration // between the edits in a channel
+	quiet    time.Duration
 
 	mu    sync.Mutex
 	team  string // our workspace's id, once known
@@ -59,6 +61,7 @@ func New(o Options) *Bot {
 	}
 	return &Bot{
 		opts: o, api: slack.New(o.Token.Reveal(), opts...), http: client, commands: Commands(),
+		every: editEvery, quiet: quiet,
 		paces: map[string]*rate.Limiter{}, users: map[string]cachedUser{}, group: map[string]cachedGroup{},
 	}
 }
@@ -106,7 +109,7 @@ func (b *Bot) pace(channel string) *rate.Limiter {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.paces[channel] == nil {
-		b.paces[channel] = rate.NewLimiter(rate.Every(editEvery), editBurst)
+		b.paces[channel] = rate.NewLimiter(rate.Every(b.every), editBurst)
 	}
 	return b.paces[channel]
 }

@@ -97,7 +97,7 @@ func (m *message) latest() ops.Status {
 // before it ends.
 func (m *message) talk() {
 	closing := m.closing
-	early := time.NewTimer(quiet)
+	early := time.NewTimer(m.bot.quiet)
 	defer early.Stop()
 	soon := true // planning is not worth a message yet
 	for {
