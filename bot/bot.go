@@ -117,13 +117,13 @@ func (b *Bot) pace(channel string) *rate.Limiter {
 // classify says what to do after a call to Slack failed: whether it may work
 // later, and how long to wait.
 func classify(err error) (again bool, wait time.Duration) {
-	if limited := new(slack.RateLimitedError); errors.As(err, &limited) {
+	if limited, ok := errors.AsType[*slack.RateLimitedError](err); ok {
 		return true, limited.RetryAfter
 	}
-	if status := new(slack.StatusCodeError); errors.As(err, &status) {
+	if status, ok := errors.AsType[slack.StatusCodeError](err); ok {
 		return status.Code >= 500, time.Second
 	}
-	if refused := new(slack.SlackErrorResponse); errors.As(err, &refused) {
+	if refused, ok := errors.AsType[slack.SlackErrorResponse](err); ok {
 		switch refused.Err {
 		case "ratelimited", "internal_error", "fatal_error", "service_unavailable", "request_timeout", "team_added_to_org":
 			return true, time.Second

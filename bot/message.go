@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -245,20 +246,12 @@ func (m *message) whisper(ctx context.Context, msg rendered) error {
 			m.used = uses
 			return m.whisper(ctx, msg)
 		}
-		return &slack.StatusCodeError{Code: resp.StatusCode, Status: resp.Status}
+		return slack.StatusCodeError{Code: resp.StatusCode, Status: resp.Status}
 	}
 	return nil
 }
 
 func refused(err error, codes ...string) bool {
-	e := new(slack.SlackErrorResponse)
-	if !errors.As(err, &e) {
-		return false
-	}
-	for _, c := range codes {
-		if e.Err == c {
-			return true
-		}
-	}
-	return false
+	e, ok := errors.AsType[slack.SlackErrorResponse](err)
+	return ok && slices.Contains(codes, e.Err)
 }
