@@ -1,0 +1,35 @@
+# Everything here runs on a Debian machine with Go, git and make. What needs a
+# swarm needs root, and installs the packages that are missing.
+
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+.PHONY: build demo test test-fast lint bench lab lab-down
+
+build: ## bin/waggle
+	go build -trimpath -ldflags "-s -w" -o bin/waggle ./cmd/waggle
+
+demo: build ## the main job on a real swarm, on this machine; ARGS=--exit stops after the transcript
+	./bin/waggle demo $(ARGS)
+
+test: ## every test, those on a real swarm too (root)
+	WAGGLE_LAB=1 go test -race -p 1 -timeout 20m -v ./... > test.log 2>&1; status=$$?; \
+	grep -E '^(---|ok|FAIL|panic)|^\s+--- (FAIL|SKIP)|_test\.go:.*(race|leak)' test.log | grep -vE '^--- PASS.*\(0\.0' ; \
+	if [ $$status -ne 0 ]; then grep -E -A40 -- '--- FAIL|panic:|DATA RACE' test.log | tail -300; exit $$status; fi; \
+	if grep -E -- '--- SKIP' test.log; then echo 'a test was skipped: run this as root'; exit 1; fi
+
+test-fast: ## the tests that need no root, and what was skipped
+	@go test -v ./... | grep -E '^(ok|FAIL|panic)|--- (FAIL|SKIP)' | grep -v 'no test files'
+
+lint:
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo 'gofmt these'; exit 1; }
+	go vet ./...
+	go run $(STATICCHECK) ./...
+
+bench: ## figures beside the docker command line (root)
+	go run ./internal/bench
+
+lab: ## a three-node swarm that stays up, to try things by hand (root); ARGS="--spare 1"
+	go run ./internal/labctl up $(ARGS)
+
+lab-down: ## remove it, and whatever killed runs left
+	go run ./internal/labctl down
