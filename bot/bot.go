@@ -26,9 +26,10 @@ type Submitter interface {
 // Options configure a Bot.
 type Options struct {
 	Token         secret.Text
-	SigningSecret secret.Text
-	APIURL        string // "" is Slack's
-	Channel       string // where pushes are announced that name no channel, may be ""
+	SigningSecret secret.Text // for HTTP mode
+	AppToken      secret.Text // for Socket Mode
+	APIURL        string      // "" is Slack's
+	Channel       string      // where pushes are announced that name no channel, may be ""
 	Roles         Roles
 	Log           *slog.Logger
 	Now           func() time.Time
@@ -55,7 +56,7 @@ type Bot struct {
 // New returns a bot that has not spoken to Slack yet.
 func New(o Options) *Bot {
 	client := &http.Client{Timeout: 10 * time.Second}
-	opts := []slack.Option{slack.OptionHTTPClient(client)}
+	opts := []slack.Option{slack.OptionHTTPClient(client), slack.OptionAppLevelToken(o.AppToken.Reveal())}
 	if o.APIURL != "" {
 		opts = append(opts, slack.OptionAPIURL(o.APIURL))
 	}

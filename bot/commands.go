@@ -81,7 +81,7 @@ func answerSwarm(args Args) (string, error) {
 	}
 	var b strings.Builder
 	for _, c := range Commands() {
-		fmt.Fprintf(&b, "`%s %s`\n%s. For example `%s`.\n", c.Name, c.Usage, c.Short, strings.Join(c.Example, "`, `"))
+		fmt.Fprintf(&b, "`%s %s`\n%s. For example `%s`.\n", c.Name, esc(c.Usage), c.Short, strings.Join(c.Example, "`, `"))
 	}
 	return b.String(), nil
 }

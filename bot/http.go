@@ -79,6 +79,9 @@ func (b *Bot) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (b *Bot) verify(h http.Header, body []byte) error {
+	if b.opts.SigningSecret.Empty() {
+		return errors.New("there is no signing secret to check it with")
+	}
 	v, err := slack.NewSecretsVerifier(h, b.opts.SigningSecret.Reveal())
 	if err != nil {
 		return err

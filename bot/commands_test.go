@@ -1,0 +1,173 @@
+package bot
+
+import (
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"waggle/ops"
+)
+
+// Slack's own commands: an app's of the same name is never called.
+// Source: https://slack.com/help/articles/201259356-Slash-commands-in-Slack
+var slacksOwn = strings.Fields(`/archive /active /apps /away /call /clear /collapse /dm /dnd /expand /feed /feedback
+	/huddle /invite /invite_people /join /kick /leave /list /me /msg /mute /open /pref /prefs /rename /remove /remind
+	/search /shortcuts /shrug /star /status /topic /who`)
+
+func TestCommandTable(t *testing.T) {
+	names := map[string]bool{}
+	kinds := map[string]string{}
+	if n := len(Commands()); n > 50 {
+		t.Errorf("%d commands; an app may have 50", n)
+	}
+	for _, c := range Commands() {
+		t.Run(c.Name, func(t *testing.T) {
+			if !regexp.MustCompile(`^/[a-z][a-z0-9-]*$`).MatchString(c.Name) || len(c.Name) > 32 {
+				t.Errorf("a command has lower-case letters after its slash, 32 characters at most")
+			}
+			if names[c.Name] {
+				t.Errorf("it is in the table twice")
+			}
+			names[c.Name] = true
+			for _, own := range slacksOwn {
+				if c.Name == own {
+					t.Errorf("Slack has a command of that name itself")
+				}
+			}
+			// Source: https://docs.slack.dev/reference/app-manifest
+			if n := utf8.RuneCountInString(c.Usage); n > 1000 {
+				t.Errorf("the usage has %d characters; Slack takes 1000", n)
+			}
+			if n := utf8.RuneCountInString(c.Short); n == 0 || n > 2000 || n > 70 {
+				t.Errorf("the description has %d characters: Slack takes 2000 and shows about 70", n)
+			}
+			if strings.HasSuffix(c.Short, ".") || strings.ContainsAny(c.Short+c.Usage, "\n`") {
+				t.Errorf("usage and description are one line each, without backticks and a period")
+			}
+			if (c.Parse == nil) == (c.Answer == nil) || (c.Parse == nil) != (c.New == nil) {
+				t.Errorf("a command either changes (Parse and New) or answers")
+			}
+			if len(c.Example) == 0 {
+				t.Errorf("it has no example")
+			}
+			if c.New != nil {
+				if other, ok := kinds[c.New().Kind()]; ok {
+					t.Errorf("%s has the same kind of operation", other)
+				}
+				kinds[c.New().Kind()] = c.Name
+				if !strings.Contains(c.Usage, "--"+dryRun) {
+					t.Errorf("its usage does not say --%s", dryRun)
+				}
+			}
+			for _, e := range c.Example {
+				text, ok := strings.CutPrefix(e, c.Name)
+				if !ok || text != "" && text[0] != ' ' {
+					t.Errorf("%q is an example of another command", e)
+					continue
+				}
+				parses(t, c, text)
+			}
+		})
+	}
+	for kind, make := range Kinds() {
+		if got := make().Kind(); got != kind {
+			t.Errorf("kind %q makes a %q", kind, got)
+		}
+	}
+}
+
+// parses checks that a row takes a line, and that what it makes survives being stored.
+func parses(t *testing.T, c Command, text string) {
+	t.Helper()
+	var flags []string
+	if c.New != nil {
+		flags = []string{dryRun}
+	}
+	args, err := parseArgs(text, flags)
+	if err != nil {
+		t.Errorf("%s%s: %v", c.Name, text, err)
+		return
+	}
+	if c.Answer != nil {
+		if answer, err := c.Answer(args); err != nil || answer == "" {
+			t.Errorf("%s%s: %q, %v", c.Name, text, answer, err)
+		}
+		return
+	}
+	op, err := c.Parse(args)
+	if err != nil {
+		t.Errorf("%s%s: %v", c.Name, text, err)
+		return
+	}
+	stored := c.New()
+	if op.Kind() != stored.Kind() {
+		t.Errorf("%s%s is a %q, and is stored as a %q", c.Name, text, op.Kind(), stored.Kind())
+	}
+	b, err := json.Marshal(op)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(b, stored); err != nil || fmt.Sprintf("%+v", stored) != fmt.Sprintf("%+v", op) {
+		t.Errorf("%s%s is %+v, and comes back as %+v (%v)", c.Name, text, op, stored, err)
+	}
+}
+
+func TestScaleIsParsed(t *testing.T) {
+	for text, want := range map[string]string{
+		"pizza 6":     "{App:pizza Replicas:6 Relative:false",
+		"pizza +2":    "{App:pizza Replicas:2 Relative:true",
+		"pizza -1":    "{App:pizza Replicas:-1 Relative:true",
+		"pizza":       "/scale takes an app and a number, and was given only pizza",
+		"":            "/scale takes an app and a number, and was given nothing",
+		"pizza 6 7":   "/scale takes an app and a number, and was given 3 words",
+		"6 pizza":     "is not a number of replicas",
+		"pizza! 6":    "is no app's name",
+		"pizza 1.5":   "is a fraction",
+		"pizza =6":    "is not a number of replicas",
+		"<@U1|ann> 6": "{App:U1 Replicas:6",
+	} {
+		args, err := parseArgs(text, []string{dryRun})
+		if err != nil {
+			t.Fatal(err)
+		}
+		op, err := parseScale(args)
+		got := ""
+		if err != nil {
+			got = err.Error()
+			if ops.CodeOf(err) != ops.Invalid {
+				t.Errorf("%q: code %q", text, ops.CodeOf(err))
+			}
+		} else {
+			got = fmt.Sprintf("%+v", *op.(*ops.Scale))
+		}
+		if !strings.Contains(got, want) {
+			t.Errorf("%q is %s, want %s", text, got, want)
+		}
+	}
+}
+
+func TestHelp(t *testing.T) {
+	for _, words := range [][]string{nil, {"help"}} {
+		text, err := answerSwarm(Args{Words: words})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range Commands() {
+			if !strings.Contains(text, c.Name) {
+				t.Errorf("the help does not name %s:\n%s", c.Name, text)
+			}
+		}
+		if strings.Contains(text, "<app>") {
+			t.Errorf("Slack takes <app> for a link:\n%s", text)
+		}
+	}
+	if _, err := answerSwarm(Args{Words: []string{"halp"}}); err == nil || !strings.Contains(sentence(err), "Did you mean `/swarm help`?") {
+		t.Errorf("halp: %v", err)
+	}
+	if _, err := answerSwarm(Args{Words: []string{"help", "x"}}); err == nil || !strings.Contains(sentence(err), "/swarm does not know") {
+		t.Errorf("help x: %v", err)
+	}
+}

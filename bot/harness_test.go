@@ -1,0 +1,197 @@
+package bot
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"waggle/internal/secret"
+	"waggle/internal/workspace"
+	"waggle/ops"
+)
+
+const (
+	ada     = "U0ADA"   // primary owner
+	grace   = "U0GRACE" // admin, in @operators
+	linus   = "U0LINUS" // member, in @operators
+	gil     = "U0GIL"   // guest
+	mallory = "U0MALLORY"
+
+	deploys   = "C0DEPLOYS" // the app is in it
+	general   = "C0GENERAL" // the app is not
+	operators = "S0OPERATORS"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+// golden compares got with a file of testdata.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	file := filepath.Join("testdata", name)
+	if *update {
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatalf("%v (go test ./bot -update writes it)", err)
+	}
+	if got != string(want) {
+		t.Errorf("%s differs (go test ./bot -update accepts it). Got:\n%s\nwant:\n%s", file, got, want)
+	}
+}
+
+// office is a workspace with a bot in it.
+type office struct {
+	*workspace.Workspace
+	bot *Bot
+	t   *testing.T
+}
+
+// newOffice starts a workspace and a bot that edits without a pause.
+func newOffice(t *testing.T, change ...func(*workspace.Options, *Options)) *office {
+	t.Helper()
+	wo := workspace.Example()
+	wo.Limits = workspace.NoLimits()
+	wo.App.EscapeEntities = true
+	bo := Options{Log: slog.New(slog.DiscardHandler), Now: time.Now}
+	for _, c := range change {
+		c(&wo, &bo)
+	}
+	ws, err := workspace.New(wo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ws.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = ws.Close() })
+	bo.Token, bo.SigningSecret, bo.APIURL = secret.Text(ws.BotToken()), secret.Text(ws.SigningSecret()), ws.APIURL()
+	if bo.AppToken == "" {
+		bo.AppToken = secret.Text(ws.AppToken())
+	}
+	o := &office{Workspace: ws, bot: New(bo), t: t}
+	o.bot.every, o.bot.quiet = time.Millisecond, 30*time.Millisecond
+	t.Cleanup(o.bot.http.CloseIdleConnections)
+	return o
+}
+
+// serveHTTP has the workspace send to the bot over HTTP.
+func (o *office) serveHTTP(s Submitter) *httptest.Server {
+	o.t.Helper()
+	o.bot.SubmitTo(s)
+	server := httptest.NewUnstartedServer(o.bot)
+	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	server.Start()
+	o.t.Cleanup(server.Close)
+	o.SetEventsURL(server.URL + "/slack/events")
+	return server
+}
+
+func (o *office) typed(user, channel, line string) workspace.Ack {
+	o.t.Helper()
+	ack, err := o.Type(o.t.Context(), user, channel, line)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	return ack
+}
+
+// visible are the messages that a person sees in #deploys.
+func (o *office) visible(user string) []string {
+	var out []string
+	for _, m := range o.Messages(deploys, user) {
+		out = append(out, m.Plain())
+	}
+	return out
+}
+
+// calls counts the answered calls of a method.
+func (o *office) calls(method string) int { return len(o.Calls(method)) }
+
+// submitter is a runner that only notes what it is given.
+type submitter struct {
+	mu   sync.Mutex
+	reqs []ops.Request
+	ops  []ops.Operation
+	do   func(ctx context.Context) error
+}
+
+func (s *submitter) Submit(ctx context.Context, req ops.Request, op ops.Operation) error {
+	if s.do != nil {
+		if err := s.do(ctx); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reqs, s.ops = append(s.reqs, req), append(s.ops, op)
+	return nil
+}
+
+func (s *submitter) taken() []ops.Request {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]ops.Request(nil), s.reqs...)
+}
+
+// noGoroutineLeft fails when goroutines of this package go on after f. It sees
+// those of all tests, so a test that calls it is not parallel.
+func noGoroutineLeft(t *testing.T, f func()) {
+	t.Helper()
+	f()
+	deadline := time.Now().Add(2 * time.Second)
+	for {
+		buf := make([]byte, 1<<20)
+		stacks := strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n")
+		var left []string
+		for _, s := range stacks[1:] {
+			if strings.Contains(s, "bot.(*message)") || strings.Contains(s, "bot.(*Bot).ListenSocket") || strings.Contains(s, "slack-go/slack/socketmode") {
+				left = append(left, s)
+			}
+		}
+		if len(left) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d goroutines are left:\n%s", len(left), strings.Join(left, "\n\n"))
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// within fails when f takes longer.
+func within(t *testing.T, d time.Duration, what string, f func()) {
+	t.Helper()
+	began := time.Now()
+	f()
+	if took := time.Since(began); took > d {
+		t.Errorf("%s took %s, more than %s", what, took, d)
+	}
+}
+
+func asJSON(t *testing.T, v any) json.RawMessage {
+	t.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+var _ http.Handler = (*Bot)(nil)
