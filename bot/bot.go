@@ -18,9 +18,17 @@ import (
 	"waggle/ops"
 )
 
-// Submitter makes a request durable. *ops.Runner is one.
-type Submitter interface {
+// House does what is asked for at this door. *ops.Runner is one.
+type House interface {
+	// Submit makes a request durable; its message follows. queue.ErrDuplicate
+	// says that it was made before.
 	Submit(ctx context.Context, req ops.Request, op ops.Operation) error
+	// Decide makes a decision about a waiting operation durable.
+	Decide(ctx context.Context, req ops.Request, token string, verdict ops.Verdict, reason string) error
+	// PendingOperations lists what waits for an approval.
+	PendingOperations(ctx context.Context) ([]ops.Waits, error)
+	// Audit returns the newest entries, of one target unless that is "".
+	Audit(ctx context.Context, target string, n int) ([]ops.Entry, error)
 }
 
 // Options configure a Bot.
@@ -41,7 +49,7 @@ type Bot struct {
 	api      *slack.Client
 	http     *http.Client
 	commands []Command
-	submit   Submitter
+	house    House
 	every    time.Duration // between the edits in a channel
 	quiet    time.Duration
 
@@ -67,9 +75,9 @@ func New(o Options) *Bot {
 	}
 }
 
-// SubmitTo says who takes the requests. It is called once, before any request
+// WorkFor says who takes the requests. It is called once, before any request
 // comes in.
-func (b *Bot) SubmitTo(s Submitter) { b.submit = s }
+func (b *Bot) WorkFor(h House) { b.house = h }
 
 // Check asks Slack who we are: nil when the token is good.
 func (b *Bot) Check(ctx context.Context) error {
@@ -97,6 +105,10 @@ func (b *Bot) workspace(ctx context.Context) (string, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.team, nil
+}
+
+func (b *Bot) permalink(ctx context.Context, channel, ts string) (string, error) {
+	return b.api.GetPermalinkContext(ctx, &slack.PermalinkParameters{Channel: channel, Ts: ts})
 }
 
 // A channel takes about one message a second, with short bursts; edits a little

@@ -1,10 +1,9 @@
 package bot
 
 import (
+	"context"
 	"fmt"
-	"strings"
 
-	"waggle/internal/nearest"
 	"waggle/ops"
 )
 
@@ -19,8 +18,9 @@ type Command struct {
 	// stored ones; nil for a command that only answers.
 	New   func() ops.Operation
 	Parse func(Args) (ops.Operation, error)
-	// Answer answers a command that changes nothing.
-	Answer func(Args) (string, error)
+	// Answer answers a command that makes no operation, to the asker alone and
+	// within the time that Slack gives an acknowledgement.
+	Answer func(ctx context.Context, b *Bot, asked ops.Request, args Args) (string, error)
 }
 
 // dryRun is a flag of every command that changes something.
@@ -37,9 +37,9 @@ func Commands() []Command {
 			Parse:   parseScale,
 		},
 		{
-			Name: "/swarm", Usage: "help",
-			Short:   "What Waggle can do",
-			Example: []string{"/swarm help"},
+			Name: "/swarm", Usage: "help | pending | cancel <id> | audit [app]",
+			Short:   "What waits for an approval, what was done, and help",
+			Example: []string{"/swarm pending", "/swarm audit pizza"},
 			Answer:  answerSwarm,
 		},
 	}
@@ -69,21 +69,6 @@ func parseScale(args Args) (ops.Operation, error) {
 		return nil, err
 	}
 	return &ops.Scale{App: app, Replicas: n, Relative: relative}, nil
-}
-
-func answerSwarm(args Args) (string, error) {
-	if len(args.Words) > 1 || len(args.Words) == 1 && args.Words[0] != "help" {
-		e := ops.Errorf(ops.Invalid, "/swarm does not know %q", args.Words[0])
-		if near := nearest.Of(args.Words[0], []string{"help"}); near != "" {
-			e.Then("Did you mean `/swarm %s`?", near)
-		}
-		return "", e
-	}
-	var b strings.Builder
-	for _, c := range Commands() {
-		fmt.Fprintf(&b, "`%s %s`\n%s. For example `%s`.\n", c.Name, esc(c.Usage), c.Short, strings.Join(c.Example, "`, `"))
-	}
-	return b.String(), nil
 }
 
 func count(words []string) string {

@@ -92,7 +92,10 @@ func parses(t *testing.T, c Command, text string) {
 		return
 	}
 	if c.Answer != nil {
-		if answer, err := c.Answer(args); err != nil || answer == "" {
+		o := newOffice(t)
+		o.work(&submitter{})
+		asked := ops.Request{Actor: ops.Actor{ID: ada, Team: o.TeamID(), Via: "slack"}}
+		if answer, err := c.Answer(t.Context(), o.bot, asked, args); err != nil || answer == "" {
 			t.Errorf("%s%s: %q, %v", c.Name, text, answer, err)
 		}
 		return
@@ -150,8 +153,13 @@ func TestScaleIsParsed(t *testing.T) {
 }
 
 func TestHelp(t *testing.T) {
+	o := newOffice(t)
+	o.work(&submitter{})
+	ask := func(words ...string) (string, error) {
+		return answerSwarm(t.Context(), o.bot, ops.Request{Actor: ops.Actor{ID: ada, Team: o.TeamID(), Via: "slack"}}, Args{Words: words})
+	}
 	for _, words := range [][]string{nil, {"help"}} {
-		text, err := answerSwarm(Args{Words: words})
+		text, err := ask(words...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -164,10 +172,10 @@ func TestHelp(t *testing.T) {
 			t.Errorf("Slack takes <app> for a link:\n%s", text)
 		}
 	}
-	if _, err := answerSwarm(Args{Words: []string{"halp"}}); err == nil || !strings.Contains(sentence(err), "Did you mean `/swarm help`?") {
+	if _, err := ask("halp"); err == nil || !strings.Contains(sentence(err), "Did you mean `/swarm help`?") {
 		t.Errorf("halp: %v", err)
 	}
-	if _, err := answerSwarm(Args{Words: []string{"help", "x"}}); err == nil || !strings.Contains(sentence(err), "/swarm does not know") {
+	if _, err := ask("help", "x"); err == nil || !strings.Contains(sentence(err), "/swarm help was given only x") {
 		t.Errorf("help x: %v", err)
 	}
 }

@@ -91,10 +91,13 @@ func newOffice(t *testing.T, change ...func(*workspace.Options, *Options)) *offi
 	return o
 }
 
+// work has the bot hand its requests to s.
+func (o *office) work(s *submitter) { o.bot.WorkFor(s) }
+
 // serveHTTP has the workspace send to the bot over HTTP.
-func (o *office) serveHTTP(s Submitter) *httptest.Server {
+func (o *office) serveHTTP(s *submitter) *httptest.Server {
 	o.t.Helper()
-	o.bot.SubmitTo(s)
+	o.work(s)
 	server := httptest.NewUnstartedServer(o.bot)
 	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	server.Start()
@@ -130,6 +133,10 @@ type submitter struct {
 	reqs []ops.Request
 	ops  []ops.Operation
 	do   func(ctx context.Context) error
+
+	decided []decided
+	pending []ops.Waits
+	audit   []ops.Entry
 }
 
 func (s *submitter) Submit(ctx context.Context, req ops.Request, op ops.Operation) error {
@@ -142,6 +149,24 @@ func (s *submitter) Submit(ctx context.Context, req ops.Request, op ops.Operatio
 	defer s.mu.Unlock()
 	s.reqs, s.ops = append(s.reqs, req), append(s.ops, op)
 	return nil
+}
+
+func (s *submitter) Decide(ctx context.Context, req ops.Request, token string, verdict ops.Verdict, reason string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.decided = append(s.decided, decided{req, token, verdict, reason})
+	return nil
+}
+
+func (s *submitter) PendingOperations(context.Context) ([]ops.Waits, error) { return s.pending, nil }
+
+func (s *submitter) Audit(context.Context, string, int) ([]ops.Entry, error) { return s.audit, nil }
+
+type decided struct {
+	req     ops.Request
+	token   string
+	verdict ops.Verdict
+	reason  string
 }
 
 func (s *submitter) taken() []ops.Request {

@@ -56,6 +56,23 @@ func (b *Bot) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch kind {
 	case "application/x-www-form-urlencoded":
 		r.Body = io.NopCloser(bytes.NewReader(body))
+		if err := r.ParseForm(); err != nil {
+			http.Error(w, "unreadable", http.StatusBadRequest)
+			return
+		}
+		if payload := r.PostForm.Get("payload"); payload != "" {
+			var in slack.InteractionCallback
+			if err := json.Unmarshal([]byte(payload), &in); err != nil {
+				http.Error(w, "unreadable", http.StatusBadRequest)
+				return
+			}
+			if err := b.interaction(r.Context(), in); err != nil {
+				// Slack then shows the clicker that it did not work.
+				b.opts.Log.Error("could not take a click", "user", in.User.ID, "err", err)
+				http.Error(w, "try again", http.StatusServiceUnavailable)
+			}
+			return
+		}
 		cmd, err := slack.SlashCommandParse(r)
 		if err != nil || cmd.Command == "" {
 			http.Error(w, "no command in it", http.StatusBadRequest)
@@ -110,8 +127,23 @@ func (b *Bot) command(ctx context.Context, cmd slack.SlashCommand) string {
 	if err != nil {
 		return usage(err, row)
 	}
+	where, err := json.Marshal(reply{User: cmd.UserID, URL: cmd.ResponseURL})
+	if err != nil {
+		return sentence(err)
+	}
+	asked := ops.Request{
+		// A request that is replayed within Slack's five minutes is the same request.
+		ID:      fmt.Sprintf("cmd-%x", sha256.Sum256([]byte(cmd.TriggerID+cmd.Command+cmd.Text)))[:16],
+		Actor:   ops.Actor{ID: cmd.UserID, Team: cmd.TeamID, Name: cmd.UserName, Via: "slack"},
+		Title:   cut(cmd.Command+" "+plain(cmd.Text), 80),
+		Channel: cmd.ChannelID,
+		Reply:   string(where),
+		DryRun:  args.Flags[dryRun],
+	}
+	ctx, cancel := context.WithTimeout(ctx, ackWithin)
+	defer cancel()
 	if row.Answer != nil {
-		text, err := row.Answer(args)
+		text, err := row.Answer(ctx, b, asked, args)
 		if err != nil {
 			return usage(err, row)
 		}
@@ -121,21 +153,7 @@ func (b *Bot) command(ctx context.Context, cmd slack.SlashCommand) string {
 	if err != nil {
 		return usage(err, row)
 	}
-	where, err := json.Marshal(reply{User: cmd.UserID, URL: cmd.ResponseURL})
-	if err != nil {
-		return sentence(err)
-	}
-	ctx, cancel := context.WithTimeout(ctx, ackWithin)
-	defer cancel()
-	err = b.submit.Submit(ctx, ops.Request{
-		// A request that is replayed within Slack's five minutes is the same request.
-		ID:      fmt.Sprintf("cmd-%x", sha256.Sum256([]byte(cmd.TriggerID+cmd.Command+cmd.Text)))[:16],
-		Actor:   ops.Actor{ID: cmd.UserID, Team: cmd.TeamID, Name: cmd.UserName, Via: "slack"},
-		Title:   cut(cmd.Command+" "+plain(cmd.Text), 80),
-		Channel: cmd.ChannelID,
-		Reply:   string(where),
-		DryRun:  args.Flags[dryRun],
-	}, op)
+	err = b.house.Submit(ctx, asked, op)
 	switch {
 	case errors.Is(err, queue.ErrDuplicate):
 		return "This very request was taken before."
@@ -161,7 +179,10 @@ func (b *Bot) find(name string) (Command, error) {
 	return Command{}, e.Then("`/swarm help` lists them.")
 }
 
-// usage is the answer to a line that could not be read.
+// usage is the answer to a line that could not be read, or not be answered.
 func usage(err error, c Command) string {
+	if ops.CodeOf(err) != ops.Invalid {
+		return sentence(err)
+	}
 	return fmt.Sprintf("%s\nUsage: `%s %s`, for example `%s`. Nothing was changed.", sentence(err), c.Name, esc(c.Usage), c.Example[0])
 }

@@ -198,9 +198,17 @@ func options(msg rendered) []slack.MsgOption {
 		slack.MsgOptionDisableLinkUnfurl(), slack.MsgOptionDisableMediaUnfurl()}
 }
 
+// notWritable are Slack's words for a channel that the bot may not write to.
+var notWritable = []string{"not_in_channel", "channel_not_found", "is_archived", "restricted_action"}
+
 func (m *message) post(ctx context.Context, msg rendered) error {
 	channel, ts, err := m.bot.api.PostMessageContext(ctx, m.channel, options(msg)...)
-	if refused(err, "not_in_channel", "channel_not_found", "is_archived", "restricted_action") && m.reply.URL != "" {
+	if fallback := m.bot.opts.Channel; refused(err, notWritable...) && m.latest().State == ops.Pending && fallback != "" && fallback != m.channel {
+		// Others have to see it, to approve it.
+		m.channel = fallback
+		return m.post(ctx, msg)
+	}
+	if refused(err, notWritable...) && m.reply.URL != "" {
 		// A command can be typed where the bot may not write.
 		msg.blocks = append(msg.blocks, section("Waggle may not write here, so only you see this. `/invite` it to show its work to all."))
 		return m.whisper(ctx, msg)

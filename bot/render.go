@@ -3,8 +3,10 @@ package bot
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/slack-go/slack"
 
@@ -14,12 +16,29 @@ import (
 // Slack's limits, in characters. Source: https://docs.slack.dev/reference/block-kit/blocks
 const (
 	maxSection = 3000
+	maxContext = 2000
 	maxLog     = 2500
+	maxLine    = 600 // ours: of one text in a line
 )
 
-// esc makes text safe to put between mrkdwn: it can name no person, channel or link.
+// esc makes text safe to put between mrkdwn: it can name no person, channel or
+// link, and opens no block of code.
 func esc(text string) string {
-	return strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;").Replace(text)
+	return strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", "```", "'''").Replace(text)
+}
+
+// line is esc for text that is to stay in its line.
+func line(text string) string {
+	return esc(cut(strings.Join(strings.Fields(text), " "), maxLine))
+}
+
+// cutEscaped is cut for escaped text: it leaves no half of an escape.
+func cutEscaped(text string, n int) string {
+	short := cut(text, n)
+	if i := strings.LastIndexByte(short, '&'); short != text && i >= 0 && !strings.Contains(short[i:], ";") {
+		return short[:i] + "…"
+	}
+	return short
 }
 
 // sentence is an error as the asker reads it: what, then what to do.
@@ -28,9 +47,9 @@ func sentence(err error) string {
 	if !errors.As(err, &e) {
 		return "⛔ *Waggle could not do it, for a reason that is in its log.*"
 	}
-	text := "⛔ *" + esc(e.Sentence) + ".*"
+	text := "⛔ *" + line(e.Sentence) + ".*"
 	if e.Next != "" {
-		text += "\n" + esc(e.Next)
+		text += "\n" + line(e.Next)
 	}
 	return text
 }
@@ -50,47 +69,60 @@ func render(s ops.Status) rendered {
 		blocks = append(blocks, section(body))
 	}
 	if s.Err != nil && s.Err.Log != "" && s.State == ops.Failure {
-		blocks = append(blocks, section("```"+tail(fence(esc(s.Err.Log)), maxLog)+"```"))
+		blocks = append(blocks, section("```\n"+tail(s.Err.Log, maxLog)+"\n```"))
 	}
-	blocks = append(blocks, slack.NewContextBlock("", slack.NewTextBlockObject(slack.MarkdownType, cut(footer(s), maxSection), false, false)))
-	return rendered{text: strings.ReplaceAll(head, "*", ""), blocks: blocks}
+	if s.State == ops.Pending {
+		blocks = append(blocks, decisionButtons(s.Token))
+	}
+	blocks = append(blocks, slack.NewContextBlock("", mrkdwn(footer(s), maxContext)))
+	return rendered{text: strings.ReplaceAll(cutEscaped(head, maxSection), "*", ""), blocks: blocks}
 }
 
 func section(text string) slack.Block {
-	return slack.NewSectionBlock(slack.NewTextBlockObject(slack.MarkdownType, cut(text, maxSection), false, false), nil, nil)
+	return slack.NewSectionBlock(mrkdwn(text, maxSection), nil, nil)
+}
+
+// mrkdwn is a text that Slack reads as it stands: what looks like a link, a
+// channel or a name in it stays text.
+func mrkdwn(text string, limit int) *slack.TextBlockObject {
+	return slack.NewTextBlockObject(slack.MarkdownType, cutEscaped(text, limit), false, true)
 }
 
 // headline is the first line: the app, the outcome, and the one fact that matters.
 func headline(s ops.Status) string {
-	app := esc(s.Target)
+	app := line(s.Target)
 	switch s.State {
 	case ops.Done:
 		was := ""
 		if s.Kind == "scale" && len(s.Plan.Diffs) > 0 && s.Plan.Diffs[0].From != s.Plan.Diffs[0].To {
-			was = fmt.Sprintf(" (was %s)", s.Plan.Diffs[0].From)
+			was = fmt.Sprintf(" (was %s)", line(s.Plan.Diffs[0].From))
 		}
-		return fmt.Sprintf("✅ *%s*%s", esc(s.Result), was)
+		return fmt.Sprintf("✅ *%s*%s", line(s.Result), was)
 	case ops.DryRun:
-		return fmt.Sprintf("📝 *%s: %s* (nothing was changed)", app, esc(diffs(s.Plan)))
+		return fmt.Sprintf("📝 *%s: %s* (nothing was changed)", app, line(diffs(s.Plan)))
 	case ops.Failure:
 		if strings.HasPrefix(s.Err.Sentence, s.Target) {
-			return fmt.Sprintf("❌ *%s*", esc(s.Err.Sentence))
+			return fmt.Sprintf("❌ *%s*", line(s.Err.Sentence))
 		}
-		return fmt.Sprintf("❌ *%s:* %s", app, esc(s.Err.Sentence))
+		return fmt.Sprintf("❌ *%s:* %s", app, line(s.Err.Sentence))
 	case ops.Refused:
-		return fmt.Sprintf("⛔ *%s*", esc(s.Err.Sentence))
+		return fmt.Sprintf("⛔ *%s*", line(s.Err.Sentence))
+	case ops.Pending:
+		return fmt.Sprintf("🔐 *%s: %s* waits for an approval", app, esc(diffs(s.Plan)))
+	case ops.Rejected, ops.Expired, ops.Cancelled:
+		return fmt.Sprintf("🚫 *%s: %s* was not done: %s", app, esc(diffs(s.Plan)), esc(s.Err.Sentence))
 	case ops.Superseded:
-		return fmt.Sprintf("⏭️ *%s %s:* %s", app, esc(s.Title), esc(s.Err.Sentence))
+		return fmt.Sprintf("⏭️ *%s %s:* %s", app, line(s.Title), line(s.Err.Sentence))
 	case ops.Waiting:
-		return fmt.Sprintf("⏳ *%s %s* %s", app, esc(s.Title), esc(s.Note))
+		return fmt.Sprintf("⏳ *%s %s* %s", app, line(s.Title), line(s.Note))
 	case ops.Reverting:
-		return fmt.Sprintf("↩️ *%s* %s", app, esc(s.Note))
+		return fmt.Sprintf("↩️ *%s* %s", app, line(s.Note))
 	case ops.Planning:
-		return fmt.Sprintf("⏳ *%s:* %s", app, esc(s.Title))
+		return fmt.Sprintf("⏳ *%s:* %s", app, line(s.Title))
 	}
-	what := esc(s.Title)
+	what := line(s.Title)
 	if s.Kind == "scale" {
-		what = esc(diffs(s.Plan))
+		what = line(diffs(s.Plan))
 	}
 	stage := ""
 	switch {
@@ -99,7 +131,7 @@ func headline(s ops.Status) string {
 	case s.Replicas != nil:
 		stage = fmt.Sprintf(" · *%s*", s.Replicas)
 	case len(s.Steps) > 0:
-		stage = " · " + s.Steps[len(s.Steps)-1].Name
+		stage = " · " + line(s.Steps[len(s.Steps)-1].Name)
 	}
 	return fmt.Sprintf("🔄 *%s:* %s%s", app, what, stage)
 }
@@ -117,25 +149,32 @@ func detail(s ops.Status) string {
 	var lines []string
 	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
 	if s.Err != nil && s.Err.Next != "" {
-		add("%s", esc(s.Err.Next))
+		add("%s", line(s.Err.Next))
+	}
+	if s.State == ops.Pending {
+		if s.Before != nil {
+			add("⚠️ The cluster changed after somebody approved this: it was `%s`.", esc(diffs(*s.Before)))
+		}
+		add("Why: %s.", esc(s.Plan.Approval))
+		add("Somebody other than %s may approve it until %s.", mention(s.Actor), clock(s.Deadline))
 	}
 	if s.Note != "" && s.State != ops.Waiting && s.State != ops.Reverting {
-		add("_%s_", esc(s.Note))
+		add("_%s_", line(s.Note))
 	}
 	for _, step := range s.Steps {
 		mark := map[ops.State]string{ops.Working: "▸", ops.Done: "✓", ops.Failure: "✗"}[step.State]
-		line := fmt.Sprintf("%s %s", mark, step.Name)
+		text := fmt.Sprintf("%s %s", mark, step.Name)
 		if step.Detail != "" {
-			line += " `" + strings.ReplaceAll(cut(step.Detail, 100), "`", "'") + "`"
+			text += " `" + strings.ReplaceAll(cut(step.Detail, 100), "`", "'") + "`"
 		}
 		if step.State != ops.Working {
-			line += " · " + took(step.Took)
+			text += " · " + took(step.Took)
 		}
-		add("%s", esc(line))
+		add("%s", line(text))
 	}
 	if r := s.Replicas; r != nil && s.State != ops.Refused {
 		if where := r.Where(); where != "" {
-			add("%s %s", bar(*r), esc(where))
+			add("%s %s", bar(*r), line(where))
 		}
 		if !s.State.Final() && r.Stopping > 0 {
 			add("%d still stopping", r.Stopping)
@@ -146,15 +185,15 @@ func detail(s ops.Status) string {
 					add("…and %d more reasons", len(r.Problems)-i)
 					break
 				}
-				add("⚠️ %d not running: %s", p.Count, esc(cut(p.String(), 300)))
+				add("⚠️ %d not running: %s", p.Count, line(cut(p.String(), 300)))
 			}
 		}
 	}
 	for _, w := range s.Plan.Warnings {
-		add("⚠️ %s", esc(w))
+		add("⚠️ %s", line(w))
 	}
 	if s.State == ops.DryRun && s.Plan.Approval != "" {
-		add("It would need an approval: %s", esc(s.Plan.Approval))
+		add("It would need an approval: %s", line(s.Plan.Approval))
 	}
 	return strings.Join(lines, "\n")
 }
@@ -172,23 +211,40 @@ func bar(r ops.Replicas) string {
 
 // footer says who, what was typed, how long, and how to take it back.
 func footer(s ops.Status) string {
-	who := esc(s.Actor.String())
+	who := line(s.Actor.String())
 	if s.Actor.Via == "slack" {
 		who = "<@" + s.Actor.ID + ">"
 	}
 	parts := []string{who}
 	if s.Title != "" {
 		if s.Actor.Via == "slack" {
-			parts = append(parts, "`"+esc(strings.ReplaceAll(s.Title, "`", "'"))+"`")
+			parts = append(parts, "`"+line(strings.ReplaceAll(s.Title, "`", "'"))+"`")
 		} else {
-			parts = append(parts, esc(s.Title))
+			parts = append(parts, line(s.Title))
 		}
+	}
+	if d := s.Decision; d != nil && d.Verdict == ops.Approve {
+		parts = append(parts, "approved by "+mention(d.By))
 	}
 	parts = append(parts, took(s.Took))
 	if s.State == ops.Done && s.Plan.Undo != "" {
-		parts = append(parts, "undo: `"+esc(s.Plan.Undo)+"`")
+		parts = append(parts, "undo: `"+line(strings.ReplaceAll(s.Plan.Undo, "`", "'"))+"`")
 	}
 	return strings.Join(parts, " · ")
+}
+
+// mention names somebody so that Slack shows who it is.
+func mention(a ops.Actor) string {
+	if a.Via == "slack" && a.ID != "" {
+		return "<@" + esc(a.ID) + ">"
+	}
+	return esc(a.String())
+}
+
+// clock is a time as each reader's own clock shows it.
+// Source: https://docs.slack.dev/messaging/formatting-message-text#date-formatting
+func clock(t time.Time) string {
+	return fmt.Sprintf("<!date^%d^{date_short_pretty} {time}|%s>", t.Unix(), t.UTC().Format("2006-01-02 15:04 UTC"))
 }
 
 func took(d time.Duration) string {
@@ -201,14 +257,21 @@ func took(d time.Duration) string {
 	return d.Round(time.Second).String()
 }
 
-// tail keeps the end of a log and says that the rest was cut.
-func tail(text string, n int) string {
-	r := []rune(text)
-	if len(r) <= n {
-		return text
-	}
-	return "… (the beginning is cut)\n" + string(r[len(r)-n:])
-}
+// control are the characters and sequences by which a log colours a terminal.
+var control = regexp.MustCompile(`\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]`)
 
-// fence keeps a log from ending the code block that it stands in.
-func fence(text string) string { return strings.ReplaceAll(text, "```", "'''") }
+// tail escapes the end of a log, of at most about n characters, and says that the
+// rest was cut.
+func tail(log string, n int) string {
+	r := []rune(strings.TrimSpace(control.ReplaceAllString(log, "")))
+	from := len(r)
+	for room := n; from > 0; from-- {
+		if room -= utf8.RuneCountInString(esc(string(r[from-1]))); room < 0 {
+			break
+		}
+	}
+	if from == 0 {
+		return esc(string(r))
+	}
+	return "… (the beginning is cut)\n" + esc(string(r[from:]))
+}

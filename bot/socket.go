@@ -66,6 +66,21 @@ func (b *Bot) socketEvent(ctx context.Context, client *socketmode.Client, event 
 			b.acknowledge(ctx, client, event.Request, "⛔ *Waggle has too much to do at this moment, so nothing was changed.*\nTry again in a minute.")
 		}
 		return nil
+	case slack.InteractionCallback:
+		if !answers.TryGo(func() error {
+			b.recovered("interaction", func() string {
+				if err := b.interaction(ctx, data); err != nil {
+					log.Error("could not take a click", "user", data.User.ID, "err", err)
+					return ""
+				}
+				b.acknowledge(ctx, client, event.Request, "")
+				return ""
+			})
+			return nil
+		}) {
+			log.Warn("too many requests at once: a click was refused", "user", data.User.ID)
+		}
+		return nil // a click that is not acknowledged shows the clicker that it did not work
 	case *socketmode.ConnectedEvent:
 		log.Info("connected to Slack over Socket Mode", "connection", data.ConnectionCount+1)
 	case *slack.ConnectionErrorEvent:

@@ -15,9 +15,9 @@ import (
 
 // listen runs ListenSocket until the returned function is called, which gives
 // what it returned.
-func (o *office) listen(s Submitter) (stop func() error) {
+func (o *office) listen(s *submitter) (stop func() error) {
 	o.t.Helper()
-	o.bot.SubmitTo(s)
+	o.work(s)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- o.bot.ListenSocket(ctx) }()
@@ -169,7 +169,7 @@ func TestSocketModeRefused(t *testing.T) { // not parallel: it counts goroutines
 			if tc.refusal != "" {
 				o.FailNext("apps.connections.open", 100, workspace.Failure{Error: tc.refusal})
 			}
-			o.bot.SubmitTo(&submitter{})
+			o.work(&submitter{})
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 			defer cancel()
 			noGoroutineLeft(t, func() {

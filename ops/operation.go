@@ -75,10 +75,11 @@ type Run struct {
 	Request
 	Log *slog.Logger
 
-	op      Operation
-	resumed bool // an earlier attempt was cut off
-	persist func(ctx context.Context, op json.RawMessage) error
-	message Message
+	op       Operation
+	resumed  bool  // it has begun before
+	approved *Plan // the plan that somebody approved
+	persist  func(ctx context.Context, op json.RawMessage) error
+	message  Message
 
 	mu     sync.Mutex
 	status Status
@@ -97,6 +98,9 @@ func (r *Run) Save(ctx context.Context) error {
 func (r *Run) update(change func(*Status)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.status.State.Final() {
+		return
+	}
 	change(&r.status)
 	s := r.status
 	s.Took = r.Now().Sub(s.Began)

@@ -14,11 +14,7 @@ import (
 )
 
 const (
-	maxPlans   = 5 // how often an operation is planned again because the cluster changed
 	maxCrashes = 3 // how often Waggle may die in the middle of an operation before it is given up
-
-	sweepEvery = 3 * time.Second
-	auditMax   = 10000 // entries kept in the audit stream
 
 	inflight = "inflight" // set of the ids of operations that have begun
 )
@@ -46,25 +42,20 @@ type record struct {
 	State   State  `json:"state"`
 	Message string `json:"message,omitempty"` // the Reporter's name of the message
 	Begun   int    `json:"begun"`             // how often it was taken up
-	Stopped int    `json:"stopped,omitempty"` // how often it was put back in good order
+	// Of an operation that has to be approved: the plan that was shown, until
+	// when, and how often it was asked.
+	Plan     *Plan     `json:"plan,omitempty"`
+	Deadline time.Time `json:"deadline,omitzero"`
+	Round    int       `json:"round,omitempty"`
+	Approved *Decision `json:"approved,omitempty"` // of that plan
+	Stopped  int       `json:"stopped,omitempty"`  // how often it was put back in good order
 }
+
+// saver changes a record and makes the change durable.
+type saver func(ctx context.Context, change func(*record)) error
 
 func recordKey(id string) string     { return "op:" + id }
 func newestKey(target string) string { return "newest:" + target }
-
-// Entry is one line of the audit.
-type Entry struct {
-	At      time.Time     `json:"at"`
-	ID      string        `json:"id"`
-	Who     string        `json:"who"`
-	UserID  string        `json:"user_id,omitempty"`
-	Kind    string        `json:"kind"`
-	Target  string        `json:"target"`
-	Diffs   []Diff        `json:"diffs,omitempty"`
-	Outcome State         `json:"outcome"`
-	Why     string        `json:"why,omitempty"`
-	Took    time.Duration `json:"took_ns"`
-}
 
 // Runner takes operations from where they were asked for to where they are
 // done: the one mechanism behind every command and every push.
@@ -77,6 +68,9 @@ type Runner struct {
 	Changes    *queue.Queue // quick operations
 	Deploys    *queue.Queue // Preparers
 	Log        *slog.Logger
+
+	ApprovalTTL time.Duration // how long an operation waits for its approval
+	ApproveOwn  bool          // whether the asker may approve
 
 	sweeping sync.WaitGroup
 	stop     context.CancelFunc
@@ -149,6 +143,9 @@ func (r *Runner) handle(ctx context.Context, payload []byte) error {
 	if err := json.Unmarshal(payload, &req); err != nil {
 		return fmt.Errorf("decode request: %w", err)
 	}
+	if req.Kind == kindDecision {
+		return r.decide(ctx, req)
+	}
 	log := r.Log.With("op", req.ID, "kind", req.Kind)
 	lease, err := r.Store.Lock(ctx, "run:"+req.ID, store.Claim{Owner: req.ID, Reason: req.Kind})
 	if held := new(store.HeldError); errors.As(err, &held) {
@@ -169,11 +166,17 @@ func (r *Runner) handle(ctx context.Context, payload []byte) error {
 	if err != nil {
 		return err
 	}
+	decision := rec.Approved
+	if rec.State == Pending {
+		if decision, err = r.decided(ctx, &rec); err != nil {
+			return err
+		}
+	}
 
 	run := &Run{Env: r.Env, Request: rec.Request, Log: log, op: op}
 	run.status = Status{ID: req.ID, Kind: op.Kind(), Target: op.Target(), Title: req.Title, Actor: req.Actor, State: Planning, Began: req.At}
 	var saving sync.Mutex
-	save := func(ctx context.Context, change func(*record)) error {
+	var save saver = func(ctx context.Context, change func(*record)) error {
 		saving.Lock()
 		defer saving.Unlock()
 		change(&rec)
@@ -190,8 +193,21 @@ func (r *Runner) handle(ctx context.Context, payload []byte) error {
 		}
 	})
 
+	if rec.State == Pending && decision == nil {
+		return r.showPending(ctx, run, &rec, nil)
+	}
 	waited := rec.State == Waiting
-	turn, end, err := r.takeTurn(lease.Context(), run, &rec)
+	var turn context.Context
+	end := func() {}
+	if decision != nil {
+		run.status.Decision = decision
+		run.approved = rec.Plan
+	}
+	if against := decision.against(r.ApprovalTTL); against != nil {
+		run.status.Plan, turn, err = *rec.Plan, ctx, against
+	} else {
+		turn, end, err = r.takeTurn(lease.Context(), run, &rec)
+	}
 	if errors.Is(err, queue.ErrBusy) {
 		if waited {
 			return err // and its message says so already
@@ -204,6 +220,7 @@ func (r *Runner) handle(ctx context.Context, payload []byte) error {
 		defer end()
 		err = r.begin(ctx, run, &rec, save)
 		if err != nil {
+			closeMessage(ctx, run, log)
 			return err
 		}
 		if crashes := rec.Begun - 1 - rec.Stopped; crashes >= maxCrashes {
@@ -212,6 +229,9 @@ func (r *Runner) handle(ctx context.Context, payload []byte) error {
 		} else {
 			err = r.execute(turn, run)
 		}
+	}
+	if errors.Is(err, errPark) {
+		return r.park(ctx, run, &rec, save)
 	}
 	if errors.Is(err, queue.ErrInterrupted) {
 		run.Note("Waggle is stopping, or has lost Redis; this goes on as soon as it can.")
@@ -234,11 +254,16 @@ func (r *Runner) handle(ctx context.Context, payload []byte) error {
 }
 
 // begin makes it durable that the operation has begun.
-func (r *Runner) begin(ctx context.Context, run *Run, rec *record, save func(context.Context, func(*record)) error) error {
-	if run.resumed = rec.Begun > 0; run.resumed {
+func (r *Runner) begin(ctx context.Context, run *Run, rec *record, save saver) error {
+	run.resumed = rec.Begun > 0
+	if rec.State == Working {
 		run.Note("Waggle stopped in the middle of this; taken up again.")
 	}
-	if err := save(ctx, func(rec *record) { rec.Begun++; rec.State = Working }); err != nil {
+	err := save(ctx, func(rec *record) {
+		rec.Begun++
+		rec.State, rec.Approved = Working, run.status.Decision
+	})
+	if err != nil {
 		return err
 	}
 	return r.Store.Add(ctx, inflight, run.ID)
@@ -281,7 +306,7 @@ func (r *Runner) takeTurn(ctx context.Context, run *Run, rec *record) (context.C
 	if err != nil {
 		return ctx, nil, queue.ErrBusy
 	}
-	if newest > run.Seq && rec.Begun == 0 {
+	if newest > run.Seq && (rec.Begun == 0 || rec.State == Pending) {
 		return ctx, nil, Errorf(Canceled, "A newer push took its place before it began")
 	}
 	turn, err := r.Store.Lock(ctx, "turn:"+target, r.claim(run))
@@ -298,136 +323,6 @@ func (r *Runner) takeTurn(ctx context.Context, run *Run, rec *record) (context.C
 
 func (r *Runner) claim(run *Run) store.Claim {
 	return store.Claim{ID: run.ID, Owner: run.Actor.String(), Reason: run.Kind}
-}
-
-// execute is the mechanism. It returns queue.ErrInterrupted when ctx or the lock
-// ended, and the operation can go on from its fields later.
-func (r *Runner) execute(ctx context.Context, run *Run) error {
-	err := r.authoriseToApproval(ctx, run)
-	if err == nil && !run.DryRun {
-		err = r.prepareToConverge(ctx, run)
-	}
-	if err != nil && ctx.Err() != nil {
-		return queue.ErrInterrupted
-	}
-	return err
-}
-
-func (r *Runner) authoriseToApproval(ctx context.Context, run *Run) error {
-	if err := r.Authoriser.Authorise(ctx, run.Actor, run.op.Needs()); err != nil {
-		return err
-	}
-	if err := run.plan(ctx); err != nil {
-		return err
-	}
-	if why := run.status.Plan.Approval; why != "" && !run.DryRun {
-		return Errorf(Forbidden, "This needs an approval: %s", why).
-			Then("Approvals are not there yet; do it with the docker command line for now.")
-	}
-	return nil
-}
-
-func (r *Runner) prepareToConverge(ctx context.Context, run *Run) error {
-	prep, slow := run.op.(Preparer)
-	if slow {
-		if err := prep.Prepare(ctx, run); err != nil {
-			return failed(err)
-		}
-	}
-	lock, err := r.lock(ctx, run, slow)
-	if err != nil {
-		return err
-	}
-	defer lock.Release()
-	err = r.applyAndConverge(lock.Context(), run, slow)
-	if err != nil && lock.Context().Err() != nil {
-		return queue.ErrInterrupted
-	}
-	return err
-}
-
-func (r *Runner) applyAndConverge(ctx context.Context, run *Run, stale bool) error {
-	if stale {
-		if err := run.plan(ctx); err != nil {
-			return err
-		}
-	}
-	if err := run.apply(ctx); err != nil {
-		return err
-	}
-	result, err := run.op.Converge(ctx, run)
-	if err != nil {
-		return failed(err)
-	}
-	run.update(func(s *Status) { s.Result = result })
-	return nil
-}
-
-// failed marks an error that came after work had begun.
-func failed(err error) error {
-	if e := new(Error); errors.As(err, &e) {
-		return err
-	}
-	return &Error{Code: Failed, Sentence: "It did not work, for a reason that is in Waggle's log", Err: err}
-}
-
-func (r *Run) plan(ctx context.Context) error {
-	plan, err := r.op.Plan(ctx, r)
-	if err != nil {
-		return err
-	}
-	r.update(func(s *Status) { s.Plan = plan })
-	return nil
-}
-
-// apply carries the plan out, and plans again when the cluster has changed
-// since: another hand's change is built on, never overwritten.
-func (r *Run) apply(ctx context.Context) error {
-	r.update(func(s *Status) { s.State = Working })
-	for range maxPlans {
-		err := r.op.Apply(ctx, r)
-		if CodeOf(err) != OutOfDate {
-			return err
-		}
-		if err := r.plan(ctx); err != nil {
-			return err
-		}
-		r.Note("It was changed by somebody else in the meantime, so it was planned again.")
-	}
-	return Errorf(OutOfDate, "%s is changed by somebody else all the time: given up after %d plans", r.op.Target(), maxPlans).
-		Then("Nothing was changed. Find out who does, then try again.")
-}
-
-// lock takes the target's lock. Who has no slow work behind it is refused when
-// it is held; else it is waited for.
-func (r *Runner) lock(ctx context.Context, run *Run, wait bool) (*store.Lease, error) {
-	deadline := time.NewTimer(r.Env.DeployTimeout)
-	defer deadline.Stop()
-	tick := time.NewTicker(300 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		lease, err := r.Store.Lock(ctx, "target:"+run.op.Target(), r.claim(run))
-		held := new(store.HeldError)
-		switch {
-		case err == nil:
-			return lease, nil
-		case !errors.As(err, &held):
-			return nil, &Error{Code: Unavailable, Sentence: "Redis does not answer, so nothing was changed", Next: "Try again in a minute.", Err: err}
-		}
-		who := fmt.Sprintf("%s has been changing %s (%s) since %s", held.Owner, run.op.Target(), held.Reason, held.Since.UTC().Format("15:04:05 UTC"))
-		refused := Errorf(Locked, "%s", who).Then("Nothing was changed. Try again when that is done.")
-		if !wait {
-			return nil, refused
-		}
-		run.update(func(s *Status) { s.State, s.Note = Waiting, who })
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-deadline.C:
-			return nil, refused
-		case <-tick.C:
-		}
-	}
 }
 
 // conclude sets the final state.
@@ -447,6 +342,12 @@ func (r *Runner) conclude(run *Run, err error) {
 		}
 		s.Err = e
 		switch {
+		case s.Decision != nil && s.Decision.Verdict == Reject:
+			s.State = Rejected
+		case s.Decision != nil && s.Decision.Verdict == Cancel:
+			s.State = Cancelled
+		case s.Decision != nil && s.Decision.Verdict == Expire:
+			s.State = Expired
 		case e.Code == Canceled:
 			s.State = Superseded
 		case s.State == Planning || s.State == Waiting || e.Code == OutOfDate:
@@ -455,81 +356,4 @@ func (r *Runner) conclude(run *Run, err error) {
 			s.State = Failure
 		}
 	})
-}
-
-func (r *Runner) audit(ctx context.Context, run *Run) {
-	s := run.status
-	entry := Entry{At: r.Env.Now(), ID: s.ID, Who: s.Actor.String(), UserID: s.Actor.ID, Kind: s.Kind,
-		Target: s.Target, Diffs: s.Plan.Diffs, Outcome: s.State, Took: r.Env.Now().Sub(s.Began)}
-	attrs := []any{"op", entry.ID, "who", entry.Who, "user_id", entry.UserID, "kind", entry.Kind, "target", entry.Target,
-		"diffs", entry.Diffs, "outcome", entry.Outcome, "took", entry.Took}
-	if s.Err != nil {
-		entry.Why = s.Err.Sentence
-		attrs = append(attrs, "why", s.Err.Sentence)
-		if s.Err.Err != nil {
-			attrs = append(attrs, "err", s.Err.Err.Error())
-		}
-	}
-	r.Log.Info("audit", attrs...)
-	if err := r.Store.Append(ctx, "audit", entry, auditMax); err != nil {
-		r.Log.Error("the audit entry is only in this log", "op", entry.ID, "err", err)
-	}
-}
-
-// sweep takes up operations whose process died: those that have begun, have not
-// ended, and are held by nobody. asynq would too, but up to two minutes later.
-func (r *Runner) sweep(ctx context.Context) {
-	tick := time.NewTicker(sweepEvery)
-	defer tick.Stop()
-	for {
-		if err := r.sweepOnce(ctx); err != nil && ctx.Err() == nil {
-			r.Log.Warn("could not look for interrupted operations", "err", err)
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-	}
-}
-
-func (r *Runner) sweepOnce(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	ids, err := r.Store.Members(ctx, inflight)
-	if err != nil {
-		return err
-	}
-	for _, id := range ids {
-		if _, err := r.Store.Holder(ctx, "run:"+id); !errors.Is(err, store.ErrNotFound) {
-			continue // somebody is at it, or it cannot be known
-		}
-		var rec record
-		err := r.Store.Get(ctx, recordKey(id), &rec)
-		if errors.Is(err, store.ErrNotFound) || err == nil && rec.State.Final() {
-			if err := r.Store.Remove(ctx, inflight, id); err != nil {
-				return err
-			}
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		op, err := r.decode(rec.Request)
-		if err != nil {
-			return err
-		}
-		payload, err := json.Marshal(rec.Request)
-		if err != nil {
-			return err
-		}
-		// The same new id from every replica: one of them adds it.
-		again := fmt.Sprintf("%s.%d", id, rec.Begun)
-		if err := r.queueOf(op).Add(ctx, again, payload); err == nil {
-			r.Log.Warn("taking up an interrupted operation", "op", id, "kind", rec.Kind, "attempt", rec.Begun+1)
-		} else if !errors.Is(err, queue.ErrDuplicate) {
-			return err
-		}
-	}
-	return nil
 }

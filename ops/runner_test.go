@@ -49,7 +49,8 @@ func startOn(t *testing.T, redis *store.Embedded, swarm *fakeSwarm, change ...fu
 			"scale":  func() ops.Operation { return new(ops.Scale) },
 			"deploy": func() ops.Operation { return new(ops.Deploy) },
 		},
-		Store: s, Authoriser: allow{}, Reporter: h.recorder, Log: log,
+		ApprovalTTL: time.Minute,
+		Store:       s, Authoriser: allow{}, Reporter: h.recorder, Log: log,
 		Changes: queue.New(s.Client(), queue.Options{Name: "changes", Concurrency: 4, Log: log}),
 		Deploys: queue.New(s.Client(), queue.Options{Name: "deploys", Concurrency: 4, Log: log}),
 	}
@@ -65,9 +66,14 @@ func startOn(t *testing.T, redis *store.Embedded, swarm *fakeSwarm, change ...fu
 
 func (h *house) scale(t *testing.T, id string, op *ops.Scale) ops.Status {
 	t.Helper()
-	h.submit(t, ops.Request{ID: id, Actor: ops.Actor{ID: "U1", Name: "ada", Via: "slack"}}, op)
+	h.submit(t, asked(id), op)
 	return h.final(t, id)
 }
+
+// asked is a request of ada's.
+func asked(id string) ops.Request { return ops.Request{ID: id, Actor: person("ada")} }
+
+func person(name string) ops.Actor { return ops.Actor{ID: "U-" + name, Name: name, Via: "slack"} }
 
 func (h *house) submit(t *testing.T, req ops.Request, op ops.Operation) {
 	t.Helper()
@@ -91,23 +97,24 @@ func TestScale(t *testing.T) {
 		"same":           {pizza, ops.Scale{App: "pizza", Replicas: 3}, ops.Done, 3, "pizza runs 3 of 3"},
 		"below zero":     {pizza, ops.Scale{App: "pizza", Replicas: -4, Relative: true}, ops.Refused, 3, "pizza runs 3, so 4 fewer is less than none. Type `/scale pizza 0` to stop it."},
 		"huge":           {pizza, ops.Scale{App: "pizza", Replicas: 10001}, ops.Refused, 3, "10001 replicas are more than Waggle sets (10000)"},
-		"to zero":        {pizza, ops.Scale{App: "pizza", Replicas: 0}, ops.Refused, 3, "This needs an approval: it stops pizza"},
-		"many":           {pizza, ops.Scale{App: "pizza", Replicas: 21}, ops.Refused, 3, "needs an approval: 21 is above 20"},
+		"to zero":        {pizza, ops.Scale{App: "pizza", Replicas: 0}, ops.Pending, 3, "it stops pizza"},
+		"many":           {pizza, ops.Scale{App: "pizza", Replicas: 21}, ops.Pending, 3, "21 is above 20 replicas"},
 		"unknown, near":  {pizza, ops.Scale{App: "piza", Replicas: 2}, ops.Refused, 3, "There is no app \"piza\" in this swarm. Did you mean `pizza`?"},
 		"unknown":        {pizza, ops.Scale{App: "calzone", Replicas: 2}, ops.Refused, 3, "There is: pizza."},
 		"global":         {ops.Service{Name: "pizza", Mode: ops.Global}, ops.Scale{App: "pizza", Replicas: 2}, ops.Refused, 0, "global service"},
 		"job":            {ops.Service{Name: "pizza", Mode: ops.ReplicatedJob}, ops.Scale{App: "pizza", Replicas: 2}, ops.Refused, 0, "is a job (replicated-job)"},
-		"persistent":     {ops.Service{Name: "pizza", Replicas: 1, Persistent: true}, ops.Scale{App: "pizza", Replicas: 2}, ops.Refused, 1, "persistent data"},
+		"persistent":     {ops.Service{Name: "pizza", Replicas: 1, Persistent: true}, ops.Scale{App: "pizza", Replicas: 2}, ops.Pending, 1, "persistent data"},
 		"persistent one": {ops.Service{Name: "pizza", Replicas: 2, Persistent: true}, ops.Scale{App: "pizza", Replicas: 1}, ops.Done, 1, "pizza runs 1 of 1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			h := startHouse(t, newFakeSwarm(tc.svc))
-			got := h.scale(t, "op1", &tc.op)
+			h.submit(t, asked("op1"), &tc.op)
+			got := h.wait(t, func(s ops.Status) bool { return s.State.Final() || s.State == ops.Pending })
 			if got.State != tc.state {
 				t.Errorf("state = %s, want %s (%+v)", got.State, tc.state, got.Err)
 			}
-			said := got.Result
+			said := got.Result + got.Plan.Approval
 			if got.Err != nil {
 				said = got.Err.Sentence + ". " + got.Err.Next
 			}
@@ -117,8 +124,8 @@ func TestScale(t *testing.T) {
 			if now := h.swarm.service("pizza").Replicas; now != tc.to {
 				t.Errorf("%d replicas afterwards, want %d", now, tc.to)
 			}
-			if tc.state == ops.Refused && len(h.swarm.changes()) > 0 {
-				t.Errorf("refused, and yet changed: %+v", h.swarm.changes())
+			if tc.state != ops.Done && len(h.swarm.changes()) > 0 {
+				t.Errorf("not done, and yet changed: %+v", h.swarm.changes())
 			}
 		})
 	}
@@ -268,7 +275,7 @@ func TestAuditIsWritten(t *testing.T) {
 		}
 		return len(entries) == 2
 	})
-	if e := entries[0]; e.Who != "@ada" || e.UserID != "U1" || e.Kind != "scale" || e.Target != "pizza" || e.Outcome != ops.Done || e.Diffs[0].String() != "replicas 3 → 5" {
+	if e := entries[0]; e.Who != "@ada" || e.UserID != "U-ada" || e.Kind != "scale" || e.Target != "pizza" || e.Outcome != ops.Done || e.Diffs[0].String() != "replicas 3 → 5" {
 		t.Errorf("entry %+v", e)
 	}
 	if e := entries[1]; e.Outcome != ops.Refused || !strings.Contains(e.Why, "no app") {

@@ -12,6 +12,7 @@ type State string
 const (
 	Planning   State = "planning"
 	Waiting    State = "waiting"    // for its turn or for a lock
+	Pending    State = "pending"    // for somebody's approval
 	Working    State = "working"    // something is being made or changed
 	Holding    State = "holding"    // converged; watched for a while before it is called done
 	Reverting  State = "reverting"  // failed, on the way back
@@ -20,12 +21,15 @@ const (
 	Failure    State = "failed"     // tried; Err says what the cluster shows
 	Refused    State = "refused"    // nothing was changed; Err says why
 	Superseded State = "superseded" // a newer operation took its place before it began
+	Rejected   State = "rejected"   // somebody said no to it
+	Expired    State = "expired"    // nobody said yes to it in time
+	Cancelled  State = "cancelled"  // the asker, or an admin, took it back before it began
 )
 
 // Final says whether nothing more will happen.
 func (s State) Final() bool {
 	switch s {
-	case Done, DryRun, Failure, Refused, Superseded:
+	case Done, DryRun, Failure, Refused, Superseded, Rejected, Expired, Cancelled:
 		return true
 	}
 	return false
@@ -53,10 +57,14 @@ type Status struct {
 	Took     time.Duration
 	Note     string // what it waits for, or what was noticed on the way
 	Plan     Plan
+	Before   *Plan     // with Pending: the plan that was approved, when the cluster has changed since
+	Token    string    // with Pending: names this asking, for Runner.Decide
+	Deadline time.Time // with Pending: until when somebody may approve
+	Decision *Decision // who approved, rejected or cancelled, once somebody has
 	Steps    []Step
 	Replicas *Replicas // nil until the cluster was looked at
 	Result   string    // one sentence, set with Done
-	Err      *Error    // set with Failure, Refused and Superseded
+	Err      *Error    // set with every final state but Done and DryRun
 }
 
 // Replicas is what the cluster shows of one service.

@@ -111,10 +111,11 @@ func newService(c config.Settings, log *slog.Logger) (_ *service, err error) {
 			BuildTimeout: c.Build.Timeout, DeployTimeout: c.Deploy.Timeout, Now: time.Now,
 		},
 		Kinds: kinds, Store: s.store, Authoriser: s.bot, Reporter: s.bot, Log: log,
+		ApprovalTTL: c.Approvals.TTL, ApproveOwn: c.Approvals.Self,
 		Changes: queue.New(s.store.Client(), queue.Options{Name: "changes", Concurrency: quickOperations, Log: log}),
 		Deploys: queue.New(s.store.Client(), queue.Options{Name: "deploys", Concurrency: c.Build.Concurrency, Log: log}),
 	}
-	s.bot.SubmitTo(s.runner)
+	s.bot.WorkFor(s.runner)
 
 	mux := http.NewServeMux()
 	if c.Slack.HTTPMode() {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strconv"
 	"strings"
 	"time"
 
@@ -104,6 +105,61 @@ return now`)
 // higher of the two.
 func (s *Store) Raise(ctx context.Context, name string, n int64, ttl time.Duration) (int64, error) {
 	return raise.Run(ctx, s.rdb, []string{prefix + name}, n, int64(ttl.Seconds())).Int64()
+}
+
+// Schedule puts a member into a list ordered by time, or moves it there.
+func (s *Store) Schedule(ctx context.Context, list, member string, at time.Time) error {
+	return s.rdb.ZAdd(ctx, prefix+list, redis.Z{Score: float64(at.UnixMilli()), Member: member}).Err()
+}
+
+// Scheduled returns the members whose time is not after until, the earliest
+// first; the zero time returns all.
+func (s *Store) Scheduled(ctx context.Context, list string, until time.Time) ([]string, error) {
+	upTo := "+inf"
+	if !until.IsZero() {
+		upTo = strconv.FormatInt(until.UnixMilli(), 10)
+	}
+	return s.rdb.ZRangeByScore(ctx, prefix+list, &redis.ZRangeBy{Min: "-inf", Max: upTo}).Result()
+}
+
+var claim = redis.NewScript(`
+if redis.call("ZREM", KEYS[1], ARGV[1]) == 0 then return 0 end
+redis.call("SET", KEYS[2], ARGV[2], "EX", ARGV[3])
+redis.call("SADD", KEYS[3], ARGV[1])
+return 1`)
+
+// Claim takes a member out of a list of Schedule, stores v under name and adds
+// the member to a set, all at once. Of several that try, one is told true.
+func (s *Store) Claim(ctx context.Context, list, member, name string, v any, ttl time.Duration, set string) (bool, error) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return false, fmt.Errorf("encode %s: %w", name, err)
+	}
+	return claim.Run(ctx, s.rdb, []string{prefix + list, prefix + name, prefix + set}, member, b, int64(ttl.Seconds())).Bool()
+}
+
+// Delete removes what is stored under name.
+func (s *Store) Delete(ctx context.Context, name string) error {
+	return s.rdb.Del(ctx, prefix+name).Err()
+}
+
+// Entries returns the newest entries of a stream as JSON, newest first: those
+// before the given id ("" for the end), at most n. ids name them for the next call.
+func (s *Store) Entries(ctx context.Context, stream, before string, n int64) (entries []json.RawMessage, ids []string, err error) {
+	end := "+"
+	if before != "" {
+		end = "(" + before
+	}
+	all, err := s.rdb.XRevRangeN(ctx, prefix+stream, end, "-", n).Result()
+	if err != nil {
+		return nil, nil, fmt.Errorf("read %s: %w", stream, err)
+	}
+	for _, m := range all {
+		if text, ok := m.Values["json"].(string); ok {
+			entries, ids = append(entries, json.RawMessage(text)), append(ids, m.ID)
+		}
+	}
+	return entries, ids, nil
 }
 
 // Append adds one entry to a stream that keeps about its last max entries.

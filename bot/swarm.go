@@ -1,0 +1,107 @@
+package bot
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"waggle/internal/nearest"
+	"waggle/ops"
+)
+
+// auditShown is how many entries /swarm audit shows.
+const auditShown = 15
+
+// answerSwarm answers /swarm.
+func answerSwarm(ctx context.Context, b *Bot, asked ops.Request, args Args) (string, error) {
+	verbs := []string{"help", "pending", "cancel", "audit"}
+	verb, rest := "help", []string(nil)
+	if len(args.Words) > 0 {
+		verb, rest = args.Words[0], args.Words[1:]
+	}
+	if !slices.Contains(verbs, verb) {
+		e := ops.Errorf(ops.Invalid, "/swarm does not know %q", verb)
+		if near := nearest.Of(verb, verbs); near != "" {
+			e.Then("Did you mean `/swarm %s`?", near)
+		}
+		return "", e
+	}
+	most := map[string]int{"cancel": 1, "audit": 1}[verb]
+	if len(rest) > most || verb == "cancel" && len(rest) == 0 {
+		return "", ops.Errorf(ops.Invalid, "/swarm %s was given %s", verb, count(rest))
+	}
+	if verb == "help" {
+		return help(), nil
+	}
+	if err := b.Authorise(ctx, asked.Actor, ops.Viewer); err != nil {
+		return "", err
+	}
+	switch verb {
+	case "pending":
+		return b.pending(ctx)
+	case "audit":
+		return b.audit(ctx, strings.Join(rest, ""))
+	}
+	// The decision is stored; what comes of it is told as for a click.
+	return "", b.house.Decide(ctx, asked, ops.CancelToken(rest[0]), ops.Cancel, "")
+}
+
+func help() string {
+	var text strings.Builder
+	for _, c := range Commands() {
+		fmt.Fprintf(&text, "`%s %s`\n%s. For example `%s`.\n", c.Name, esc(c.Usage), c.Short, strings.Join(c.Example, "`, `"))
+	}
+	return text.String()
+}
+
+func (b *Bot) pending(ctx context.Context) (string, error) {
+	all, err := b.house.PendingOperations(ctx)
+	if err != nil {
+		return "", redisAway(err)
+	}
+	if len(all) == 0 {
+		return "Nothing waits for an approval.", nil
+	}
+	var text strings.Builder
+	fmt.Fprintf(&text, "*%d waiting for an approval*\n", len(all))
+	for _, w := range all {
+		fmt.Fprintf(&text, "• *%s: %s*, asked for by %s, until %s · `/swarm cancel %s`", esc(w.Target), esc(diffs(w.Plan)), mention(w.Actor), clock(w.Deadline), esc(w.ID))
+		if channel, ts, ok := strings.Cut(w.Message, "/"); ok {
+			if link, err := b.permalink(ctx, channel, ts); err == nil {
+				fmt.Fprintf(&text, " · <%s|message>", link)
+			}
+		}
+		text.WriteString("\n")
+	}
+	return cut(text.String(), maxSection), nil
+}
+
+func (b *Bot) audit(ctx context.Context, target string) (string, error) {
+	entries, err := b.house.Audit(ctx, target, auditShown)
+	if err != nil {
+		return "", redisAway(err)
+	}
+	if len(entries) == 0 {
+		return "Nothing was done that Redis remembers; the log of Waggle has it all.", nil
+	}
+	var text strings.Builder
+	for _, e := range entries {
+		fmt.Fprintf(&text, "%s  %s *%s* %s %s", clock(e.At), esc(e.Who), e.Outcome, e.Kind, esc(e.Target))
+		if len(e.Diffs) > 0 {
+			fmt.Fprintf(&text, ": %s", esc(diffs(ops.Plan{Diffs: e.Diffs})))
+		}
+		if e.Decider != "" {
+			fmt.Fprintf(&text, " (decided by %s)", esc(e.Decider))
+		}
+		if e.Why != "" {
+			fmt.Fprintf(&text, ": %s", esc(cut(e.Why, 120)))
+		}
+		text.WriteString("\n")
+	}
+	return cut(text.String(), maxSection), nil
+}
+
+func redisAway(err error) error {
+	return &ops.Error{Code: ops.Unavailable, Sentence: "Redis does not answer", Next: "Try again in a minute.", Err: err}
+}

@@ -1,0 +1,301 @@
+package ops
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"waggle/ops/queue"
+	"waggle/ops/store"
+)
+
+// Verdict is what becomes of an operation that waits for an approval.
+type Verdict string
+
+const (
+	Approve Verdict = "approve"
+	Reject  Verdict = "reject"
+	Cancel  Verdict = "cancel"
+	Expire  Verdict = "expire" // given by the clock
+)
+
+// Decision is a verdict, by whom and why.
+type Decision struct {
+	Verdict Verdict   `json:"verdict"`
+	By      Actor     `json:"by"`
+	Reason  string    `json:"reason,omitempty"`
+	At      time.Time `json:"at"`
+}
+
+// pending lists what waits for an approval, by deadline.
+const pending = "pending"
+
+func decisionKey(id string) string { return "decision:" + id }
+
+// kindDecision is the kind of a request that decides about another one.
+const kindDecision = "decision"
+
+// decisionOp is its operation.
+type decisionOp struct {
+	Token string `json:"token"`
+	Decision
+}
+
+// errPark says that the operation has to wait for an approval.
+var errPark = errors.New("waits for an approval")
+
+// needsApproval returns errPark unless nobody has to agree to the plan or
+// somebody has agreed to exactly this one.
+func (r *Run) needsApproval() error {
+	plan := r.status.Plan
+	if plan.Approval == "" || r.DryRun || r.approved != nil && plan.Same(*r.approved) {
+		return nil
+	}
+	return errPark
+}
+
+// token names one asking for an approval: an operation may have to ask again, and
+// a click on the earlier plan must not approve the later one.
+func token(id string, round int) string { return fmt.Sprintf("%s.%d", id, round) }
+
+func splitToken(t string) (id string, round int, ok bool) {
+	i := strings.LastIndexByte(t, '.')
+	if i < 0 {
+		return "", 0, false
+	}
+	round, err := strconv.Atoi(t[i+1:])
+	return t[:i], round, err == nil
+}
+
+// park puts the operation away until somebody decides, and asks for that.
+func (r *Runner) park(ctx context.Context, run *Run, rec *record, save saver) error {
+	plan, before := run.status.Plan, run.approved
+	deadline := r.Env.Now().Add(r.ApprovalTTL)
+	err := save(ctx, func(rec *record) {
+		rec.State, rec.Plan, rec.Deadline, rec.Approved = Pending, &plan, deadline, nil
+		rec.Round++
+		rec.Stopped++
+	})
+	if err != nil {
+		return err
+	}
+	if err := r.Store.Delete(ctx, decisionKey(run.ID)); err != nil {
+		return err
+	}
+	if err := r.Store.Schedule(ctx, pending, run.ID, deadline); err != nil {
+		return err
+	}
+	return r.showPending(ctx, run, rec, before)
+}
+
+// showPending shows the plan with its buttons. Until that is done the operation
+// counts as in flight, so a crash before leads here again.
+func (r *Runner) showPending(ctx context.Context, run *Run, rec *record, before *Plan) error {
+	run.update(func(s *Status) {
+		s.State, s.Note, s.Plan, s.Before, s.Deadline, s.Decision = Pending, "", *rec.Plan, before, rec.Deadline, nil
+		s.Token = token(run.ID, rec.Round)
+	})
+	closeMessage(ctx, run, run.Log)
+	return r.Store.Remove(ctx, inflight, run.ID)
+}
+
+// Decide makes a decision durable; the work begins by itself, and whether it
+// counts is told to the decider alone. id makes the same click the same.
+func (r *Runner) Decide(ctx context.Context, req Request, token string, verdict Verdict, reason string) error {
+	op, err := json.Marshal(decisionOp{token, Decision{Verdict: verdict, By: req.Actor, Reason: reason, At: r.Env.Now()}})
+	if err != nil {
+		return err
+	}
+	req.Kind, req.Op, req.At = kindDecision, op, r.Env.Now()
+	payload, err := json.Marshal(req)
+	if err != nil {
+		return err
+	}
+	return r.Changes.Add(ctx, req.ID, payload)
+}
+
+// decide carries a decision to its operation, or tells the decider why not.
+func (r *Runner) decide(ctx context.Context, req Request) error {
+	var d decisionOp
+	if err := json.Unmarshal(req.Op, &d); err != nil {
+		return fmt.Errorf("decode decision: %w", err)
+	}
+	err := r.settle(ctx, d)
+	if e := new(Error); errors.As(err, &e) {
+		m := r.Reporter.Open(req, "", func(string) {})
+		m.Show(Status{ID: req.ID, Kind: kindDecision, Actor: req.Actor, State: Refused, Began: req.At, Err: e})
+		ctx, cancel := context.WithTimeout(ctx, time.Minute)
+		defer cancel()
+		r.Log.Info("decision refused", "op", d.Token, "who", d.By.String(), "user_id", d.By.ID, "verdict", d.Verdict, "why", e.Sentence)
+		return m.Close(ctx)
+	}
+	return err
+}
+
+// settle is decide without the telling. Of all who decide, on all replicas, the
+// one who takes the operation off the list of what waits is the one who counts.
+func (r *Runner) settle(ctx context.Context, d decisionOp) error {
+	id, round, ok := splitToken(d.Token)
+	var rec record
+	err := ErrGone
+	if ok {
+		err = r.Store.Get(ctx, recordKey(id), &rec)
+	}
+	switch {
+	case errors.Is(err, store.ErrNotFound), errors.Is(err, ErrGone):
+		return Errorf(NotFound, "This is gone: Redis does not know it any more").Then("Nothing was changed. Ask for it again.")
+	case err != nil:
+		return err
+	case rec.State != Pending:
+		return Errorf(Invalid, "This does not wait any more: it is %s", rec.State)
+	case round != rec.Round && round != anyRound:
+		return Errorf(Invalid, "The plan has changed since").Then("Look at the message as it is now.")
+	}
+	if d.Verdict == Approve && r.Env.Now().After(rec.Deadline) {
+		return Errorf(Invalid, "The time to approve this is over").Then("Nothing was changed. Ask for it again.")
+	}
+	op, err := r.decode(rec.Request)
+	if err != nil {
+		return err
+	}
+	own := d.By.ID != "" && d.By.ID == rec.Actor.ID
+	switch {
+	case d.Verdict == Cancel && own: // everybody may take back what is theirs
+	case d.Verdict == Cancel:
+		if err := r.Authoriser.Authorise(ctx, d.By, Admin); err != nil {
+			return err
+		}
+	case d.Verdict == Expire:
+	default:
+		if err := r.Authoriser.Authorise(ctx, d.By, op.Needs()); err != nil {
+			return err
+		}
+		if own && d.Verdict == Approve && !r.ApproveOwn {
+			return Errorf(Forbidden, "You asked for this yourself, so somebody else has to approve it").
+				Then("`/swarm cancel %s` takes it back.", id)
+		}
+	}
+	won, err := r.Store.Claim(ctx, pending, id, decisionKey(id), d.Decision, queue.Retention, inflight)
+	if err != nil {
+		return err
+	}
+	if !won {
+		return Errorf(Invalid, "Somebody else was faster: this does not wait any more")
+	}
+	// From here on the sweep would take it up, too.
+	payload, err := json.Marshal(rec.Request)
+	if err != nil {
+		return err
+	}
+	if err := r.queueOf(op).Add(ctx, token(id, rec.Begun), payload); err != nil && !errors.Is(err, queue.ErrDuplicate) {
+		r.Log.Warn("a decision is carried out a little later", "op", id, "err", err)
+	}
+	return nil
+}
+
+// anyRound decides about an operation whatever its plan is by now.
+const anyRound = -1
+
+// ErrGone says that nothing is known of an operation.
+var ErrGone = errors.New("not known")
+
+// decided reads the decision about an operation that waited; nil when nobody has
+// decided.
+func (r *Runner) decided(ctx context.Context, rec *record) (*Decision, error) {
+	var d Decision
+	err := r.Store.Get(ctx, decisionKey(rec.ID), &d)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	return &d, err
+}
+
+// against returns why a decision ends an operation, nil when it does not.
+func (d *Decision) against(ttl time.Duration) *Error {
+	if d == nil {
+		return nil
+	}
+	why := ""
+	if d.Reason != "" {
+		why = ": " + d.Reason
+	}
+	switch d.Verdict {
+	case Reject:
+		return &Error{Code: Canceled, Sentence: fmt.Sprintf("%s rejected it%s", d.By, why)}
+	case Cancel:
+		return &Error{Code: Canceled, Sentence: fmt.Sprintf("%s cancelled it%s", d.By, why)}
+	case Expire:
+		return (&Error{Code: Canceled, Sentence: fmt.Sprintf("nobody approved it within %s", ttl)}).Then("Nothing was changed. Ask for it again.")
+	}
+	return nil
+}
+
+// expire decides about what has waited too long.
+func (r *Runner) expire(ctx context.Context) error {
+	ids, err := r.Store.Scheduled(ctx, pending, r.Env.Now())
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		err := r.settle(ctx, decisionOp{token(id, anyRound), Decision{Verdict: Expire, By: Actor{Name: "the clock", Via: "waggle"}, At: r.Env.Now()}})
+		if e := new(Error); errors.As(err, &e) {
+			if e.Code == NotFound { // its record is lost
+				_, err = r.Store.Claim(ctx, pending, id, decisionKey(id), struct{}{}, time.Second, inflight)
+			} else {
+				err = nil // somebody was faster
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Waits is one operation that waits for an approval.
+type Waits struct {
+	ID       string
+	Kind     string
+	Target   string
+	Title    string
+	Actor    Actor
+	Plan     Plan
+	Deadline time.Time
+	Message  string // the Reporter's name of its message
+}
+
+// PendingOperations lists what waits for an approval, the earliest deadline first.
+func (r *Runner) PendingOperations(ctx context.Context) ([]Waits, error) {
+	ids, err := r.Store.Scheduled(ctx, pending, time.Time{})
+	if err != nil {
+		return nil, err
+	}
+	var out []Waits
+	for _, id := range ids {
+		var rec record
+		err := r.Store.Get(ctx, recordKey(id), &rec)
+		if errors.Is(err, store.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		op, err := r.decode(rec.Request)
+		if err != nil {
+			return nil, err
+		}
+		w := Waits{ID: id, Kind: rec.Kind, Target: op.Target(), Title: rec.Title, Actor: rec.Actor, Deadline: rec.Deadline, Message: rec.Message}
+		if rec.Plan != nil {
+			w.Plan = *rec.Plan
+		}
+		out = append(out, w)
+	}
+	return out, nil
+}
+
+// CancelToken names an operation for Decide whatever its plan is by now.
+func CancelToken(id string) string { return token(id, anyRound) }
