@@ -39,6 +39,7 @@ func subcommands() []subcommand {
 	return []subcommand{
 		{"serve", "[--config FILE]", "run the service", serve},
 		{"demo", "[--exit]", "show the main job on a real swarm on this machine, without a Slack account", runDemo},
+		{"manifest", "[--url URL]", "print the Slack app manifest", manifest},
 		{"ready", "[--url URL]", "ask a running service whether it is ready", ready},
 		{"version", "", "print version, commit, Go and API versions", version},
 	}

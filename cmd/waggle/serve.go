@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"waggle/bot"
 	"waggle/config"
 	"waggle/ops"
@@ -64,6 +66,7 @@ type service struct {
 	swarm    *swarm.Client
 	bot      *bot.Bot
 	runner   *ops.Runner
+	socket   bool // take requests over Socket Mode
 	listener net.Listener
 	server   *http.Server
 }
@@ -71,7 +74,7 @@ type service struct {
 // newService wires the parts and opens the listener. It connects to nothing:
 // parts that are away are waited for, and /readyz says which they are.
 func newService(c config.Settings, log *slog.Logger) (_ *service, err error) {
-	s := &service{log: log}
+	s := &service{log: log, socket: c.Slack.SocketMode()}
 	defer func() {
 		if err != nil {
 			s.close()
@@ -97,7 +100,7 @@ func newService(c config.Settings, log *slog.Logger) (_ *service, err error) {
 		return nil, err
 	}
 	s.bot = bot.New(bot.Options{
-		Token: c.Slack.BotToken, SigningSecret: c.Slack.SigningSecret, APIURL: c.Slack.APIURL, Channel: c.Slack.Channel,
+		Token: c.Slack.BotToken, SigningSecret: c.Slack.SigningSecret, AppToken: c.Slack.AppToken, APIURL: c.Slack.APIURL, Channel: c.Slack.Channel,
 		Roles: bot.Roles{Admins: c.Roles.Admins, Operators: c.Roles.Operators, Viewers: c.Roles.Viewers},
 		Log:   log, Now: time.Now,
 	})
@@ -176,24 +179,26 @@ func (s *service) run(ctx context.Context) error {
 	if err := s.runner.Start(); err != nil {
 		return fmt.Errorf("start the queue: %w", err)
 	}
-	served := make(chan error, 1)
-	go func() { served <- s.server.Serve(s.listener) }()
-	s.log.Info("listening", "addr", s.listener.Addr().String())
-
-	var err error
-	select {
-	case <-ctx.Done():
-		s.log.Info("stopping")
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		err = s.server.Shutdown(ctx)
-		<-served
-	case err = <-served:
-	}
-	s.runner.Stop()
-	if errors.Is(err, http.ErrServerClosed) {
+	doors, ctx := errgroup.WithContext(ctx)
+	doors.Go(func() error {
+		if err := s.server.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
 		return nil
+	})
+	doors.Go(func() error {
+		<-ctx.Done()
+		s.log.Info("stopping")
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		return s.server.Shutdown(ctx)
+	})
+	if s.socket {
+		doors.Go(func() error { return s.bot.ListenSocket(ctx) })
 	}
+	s.log.Info("listening", "addr", s.listener.Addr().String(), "socket_mode", s.socket)
+	err := doors.Wait()
+	s.runner.Stop()
 	return err
 }
 
