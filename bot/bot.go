@@ -52,6 +52,7 @@ type Bot struct {
 	house    House
 	every    time.Duration // between the edits in a channel
 	quiet    time.Duration
+	again    time.Duration // before a call that failed is tried again
 
 	mu    sync.Mutex
 	team  string // our workspace's id, once known
@@ -70,7 +71,7 @@ func New(o Options) *Bot {
 	}
 	return &Bot{
 		opts: o, api: slack.New(o.Token.Reveal(), opts...), http: client, commands: Commands(),
-		every: editEvery, quiet: quiet,
+		every: editEvery, quiet: quiet, again: time.Second,
 		paces: map[string]*rate.Limiter{}, users: map[string]cachedUser{}, group: map[string]cachedGroup{},
 	}
 }
@@ -128,20 +129,20 @@ func (b *Bot) pace(channel string) *rate.Limiter {
 }
 
 // classify says what to do after a call to Slack failed: whether it may work
-// later, and how long to wait.
+// later, and how long Slack wants to be left alone, if it says.
 func classify(err error) (again bool, wait time.Duration) {
 	if limited, ok := errors.AsType[*slack.RateLimitedError](err); ok {
 		return true, limited.RetryAfter
 	}
 	if status, ok := errors.AsType[slack.StatusCodeError](err); ok {
-		return status.Code >= 500, time.Second
+		return status.Code >= 500, 0
 	}
 	if refused, ok := errors.AsType[slack.SlackErrorResponse](err); ok {
 		switch refused.Err {
 		case "ratelimited", "internal_error", "fatal_error", "service_unavailable", "request_timeout", "team_added_to_org":
-			return true, time.Second
+			return true, 0
 		}
 		return false, 0
 	}
-	return true, time.Second // the network
+	return true, 0 // the network
 }

@@ -86,7 +86,7 @@ func newOffice(t *testing.T, change ...func(*workspace.Options, *Options)) *offi
 		bo.AppToken = secret.Text(ws.AppToken())
 	}
 	o := &office{Workspace: ws, bot: New(bo), t: t}
-	o.bot.every, o.bot.quiet = time.Millisecond, 30*time.Millisecond
+	o.bot.every, o.bot.quiet, o.bot.again = time.Millisecond, 30*time.Millisecond, 10*time.Millisecond
 	t.Cleanup(o.bot.http.CloseIdleConnections)
 	return o
 }

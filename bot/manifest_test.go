@@ -43,6 +43,7 @@ func TestScopes(t *testing.T) {
 	needs := map[string]string{
 		"AuthTestContext":            "",
 		"OpenViewContext":            "",
+		"GetPermalinkContext":        "",
 		"UpdateViewContext":          "",
 		"PushViewContext":            "",
 		"GetUserInfoContext":         "users:read",

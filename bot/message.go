@@ -145,7 +145,7 @@ func (m *message) send(last bool) error {
 		if !last && try >= 3 {
 			return err // the next change tries again
 		}
-		t := time.NewTimer(max(wait, 200*time.Millisecond))
+		t := time.NewTimer(max(wait, m.bot.again))
 		select {
 		case <-m.ctx.Done():
 			t.Stop()

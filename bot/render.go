@@ -32,11 +32,16 @@ func line(text string) string {
 	return esc(cut(strings.Join(strings.Fields(text), " "), maxLine))
 }
 
-// cutEscaped is cut for escaped text: it leaves no half of an escape.
+// cutEscaped is cut for escaped text: it leaves no half of an escape or a mention.
 func cutEscaped(text string, n int) string {
 	short := cut(text, n)
-	if i := strings.LastIndexByte(short, '&'); short != text && i >= 0 && !strings.Contains(short[i:], ";") {
-		return short[:i] + "…"
+	if short == text {
+		return text
+	}
+	for _, pair := range []string{"&;", "<>"} {
+		if i := strings.LastIndexByte(short, pair[0]); i >= 0 && !strings.Contains(short[i:], pair[1:]) {
+			short = short[:i] + "…"
+		}
 	}
 	return short
 }
@@ -108,9 +113,9 @@ func headline(s ops.Status) string {
 	case ops.Refused:
 		return fmt.Sprintf("⛔ *%s*", line(s.Err.Sentence))
 	case ops.Pending:
-		return fmt.Sprintf("🔐 *%s: %s* waits for an approval", app, esc(diffs(s.Plan)))
+		return fmt.Sprintf("🔐 *%s: %s* waits for an approval", app, line(diffs(s.Plan)))
 	case ops.Rejected, ops.Expired, ops.Cancelled:
-		return fmt.Sprintf("🚫 *%s: %s* was not done: %s", app, esc(diffs(s.Plan)), esc(s.Err.Sentence))
+		return fmt.Sprintf("🚫 *%s: %s* was not done: %s", app, line(diffs(s.Plan)), line(s.Err.Sentence))
 	case ops.Superseded:
 		return fmt.Sprintf("⏭️ *%s %s:* %s", app, line(s.Title), line(s.Err.Sentence))
 	case ops.Waiting:
@@ -153,9 +158,9 @@ func detail(s ops.Status) string {
 	}
 	if s.State == ops.Pending {
 		if s.Before != nil {
-			add("⚠️ The cluster changed after somebody approved this: it was `%s`.", esc(diffs(*s.Before)))
+			add("⚠️ The cluster changed after somebody approved this: it was `%s`.", line(diffs(*s.Before)))
 		}
-		add("Why: %s.", esc(s.Plan.Approval))
+		add("Why: %s.", line(s.Plan.Approval))
 		add("Somebody other than %s may approve it until %s.", mention(s.Actor), clock(s.Deadline))
 	}
 	if s.Note != "" && s.State != ops.Waiting && s.State != ops.Reverting {
@@ -236,9 +241,9 @@ func footer(s ops.Status) string {
 // mention names somebody so that Slack shows who it is.
 func mention(a ops.Actor) string {
 	if a.Via == "slack" && a.ID != "" {
-		return "<@" + esc(a.ID) + ">"
+		return "<@" + line(a.ID) + ">"
 	}
-	return esc(a.String())
+	return line(a.String())
 }
 
 // clock is a time as each reader's own clock shows it.
