@@ -70,7 +70,7 @@ func (b *Bot) Authorise(ctx context.Context, actor ops.Actor, need ops.Role) err
 	if role >= need {
 		return nil
 	}
-	return ops.Errorf(ops.Forbidden, "You are %s here, and this needs an %s", article(role), need).
+	return ops.Errorf(ops.Forbidden, "You are %s here, and this needs %s", article(role), article(need)).
 		Then("%s may do it.", b.whoMay(ctx, need))
 }
 
