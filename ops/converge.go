@@ -156,7 +156,6 @@ func (r *Run) look(ctx context.Context, svc Service, upToDate bool) (Replicas, [
 			return Replicas{}, nil, err
 		}
 		counted = onlyCurrent(tasks, current)
-		tasks = current
 	}
 	replicas := Observe(svc.wantedReplicas(), counted, nodes)
 	r.update(func(s *Status) { s.Replicas = &replicas })

@@ -166,6 +166,7 @@ func crash(f *fakeSwarm, err string) func(*ops.Service, ops.Change) {
 				f.rollback(s.Name)
 			}
 			bad := task(1, "failed", err, -1)
+			bad.Image = c.Image
 			return append(all, bad)
 		}
 	}

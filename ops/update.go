@@ -66,9 +66,7 @@ func (u *update) step(ctx context.Context, svc Service) (got Replicas, done bool
 		}
 		return got, true, err
 	}
-	if !back {
-		u.learn(ctx, tasks)
-	}
+	u.learn(ctx, tasks)
 	switch state := svc.Update.State; {
 	case back && u.reason == "" && state != "rollback_started" && state != "rollback_completed" && state != "rollback_paused":
 		return got, true, Errorf(Failed, "%s was changed to %s by somebody else while this was rolling out", u.name, withoutDigest(svc.Image)).
@@ -102,10 +100,12 @@ func (u *update) step(ctx context.Context, svc Service) (got Replicas, done bool
 	return got, false, nil
 }
 
-// learn remembers the newest failure and reads its log while it is there.
+// learn remembers the newest failure of the new version, and reads its log while
+// it is there. The swarm may be on the way back already: that takes no longer
+// than a look.
 func (u *update) learn(ctx context.Context, tasks []Task) {
 	for _, t := range tasks {
-		bad := t.State == "failed" || t.State == "rejected" || t.State == "complete"
+		bad := t.Image == u.image && (t.State == "failed" || t.State == "rejected" || t.State == "complete")
 		if !bad || t.ID == u.failed.ID || t.Created.Before(u.failed.Created) {
 			continue
 		}

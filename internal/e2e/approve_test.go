@@ -32,9 +32,7 @@ func TestScaleToZeroWaitsForAnApproval(t *testing.T) {
 	contains(t, "the message", m.Plain(), "Why: it stops pizza", "Somebody other than @ada may approve it", "[Approve]", "[Reject]")
 
 	b.say(ada, "/swarm pending")
-	b.eventually("ada sees what waits", 5*time.Second, func() bool {
-		return strings.Contains(b.ws.Screen(channel, ada), "1 waiting for an approval")
-	})
+	contains(t, "what waits", b.ws.Screen(channel, ada), "1 waiting for an approval")
 	b.click(ada, m, "approve")
 	b.sees(ada, "You asked for this yourself, so somebody else has to approve it")
 	b.click(linus, m, "approve")
@@ -52,10 +50,7 @@ func TestScaleToZeroWaitsForAnApproval(t *testing.T) {
 	b.eventually("no task runs", 20*time.Second, func() bool { return b.running("pizza") == 0 })
 
 	b.say(grace, "/swarm audit pizza")
-	b.eventually("grace sees the audit", 5*time.Second, func() bool {
-		s := b.ws.Screen(channel, grace)
-		return strings.Contains(s, "replicas 1 → 0 (decided by @grace)")
-	})
+	contains(t, "the audit", b.ws.Screen(channel, grace), "scale pizza: replicas 1 → 0 (decided by @grace)")
 }
 
 func TestRejectedWithAReason(t *testing.T) {

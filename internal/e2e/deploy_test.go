@@ -161,8 +161,8 @@ func TestFailedDeploysLeaveTheVersionBefore(t *testing.T) {
 			sha := b.push(repo, tc.files, tc.name)
 			m := b.seesAbout(sha[:7], tc.first)
 			contains(t, "the message", m.Plain(), tc.says...)
-			if least := watch(); least < tc.least {
-				t.Errorf("only %d replicas of the old version ran at some moment, want %d", least, tc.least)
+			if least, shown := watch(); least < tc.least {
+				t.Errorf("only %d replicas of the old version ran at some moment, want %d:\n%s", least, tc.least, shown)
 			}
 			if now := b.image("pizza"); now != good {
 				t.Errorf("it runs %s", now)
@@ -198,33 +198,41 @@ func TestFailedDeploysLeaveTheVersionBefore(t *testing.T) {
 	}
 }
 
-// watchTasks counts the running tasks of an image all the time, until the
-// returned function is called: it returns the least that was seen.
-func (b *bench) watchTasks(name, image string) func() int {
-	stop, least := make(chan struct{}), make(chan int)
+// watchTasks looks at the tasks of a service all the time, until the returned
+// function is called: it says how few ran an image at the worst moment, and what
+// Docker showed then.
+func (b *bench) watchTasks(name, image string) func() (int, string) {
+	type moment struct {
+		running int
+		shown   string
+	}
+	stop, worst := make(chan struct{}), make(chan moment)
 	tag, _, _ := strings.Cut(image, "@")
 	go func() {
-		low := 1 << 30
+		low := moment{running: 1 << 30}
 		for {
-			out, err := b.lab.Manager().Docker(b.ctx, "service", "ps", name, "--filter", "desired-state=running", "--format", "{{.Image}} {{.CurrentState}}")
+			// Not by desired state: a task that is to stop serves until it does.
+			out, err := b.lab.Manager().Docker(b.ctx, "service", "ps", name, "--no-trunc", "--format", "{{.Image}} {{.Name}} {{.DesiredState}} {{.CurrentState}} {{.Error}}")
 			if err == nil {
 				n := 0
 				for line := range strings.Lines(out) {
-					if strings.HasPrefix(line, tag) && strings.Contains(line, "Running") {
+					if strings.HasPrefix(line, tag) && strings.Contains(line, " Running ") {
 						n++
 					}
 				}
-				low = min(low, n)
+				if n < low.running {
+					low = moment{n, out}
+				}
 			}
 			select {
 			case <-stop:
-				least <- low
+				worst <- low
 				return
 			default:
 			}
 		}
 	}()
-	return func() int { close(stop); return <-least }
+	return func() (int, string) { close(stop); w := <-worst; return w.running, w.shown }
 }
 
 // slow is an app whose build takes about n seconds.
@@ -261,17 +269,23 @@ func TestKilledInTheMiddleOfABuild(t *testing.T) {
 func TestAppsSideBySideNewestFirst(t *testing.T) {
 	b := start(t)
 	pizza, pasta := b.linked("pizza", 1), b.linked("pasta", 1)
-	first := b.push(pizza, b.slow("1", 6), "First")
+	first := b.push(pizza, b.slow("1", 15), "First")
 	b.building("pizza", "First")
 	second := b.push(pizza, b.dockerfile("2"), "Second")
 	b.sees(ada, "pizza "+second[:7])
 	third := b.push(pizza, b.dockerfile("3"), "Third")
 	fast := b.push(pasta, b.dockerfile("1"), "Pasta")
 
-	b.sees(ada, "pasta runs release 1 ("+fast[:7]+")")
-	if strings.Contains(b.ws.Screen(channel, ada), "pizza runs release") {
-		t.Error("pasta waited for pizza")
+	m, err := b.ws.Wait(b.ctx, channel, ada, func(m workspace.Message) bool {
+		return strings.Contains(m.Plain(), fast[:7]) && strings.Contains(m.Plain(), "✓ build")
+	})
+	b.must(err)
+	for _, other := range b.ws.Messages(channel, ada) {
+		if other.TS != m.TS && strings.Contains(other.Plain(), "✓ build") {
+			t.Error("pasta waited for pizza")
+		}
 	}
+	b.sees(ada, "pasta runs release 1 ("+fast[:7]+")")
 	b.sees(ada, "pizza runs release 1 ("+first[:7]+")")
 	b.sees(ada, "pizza runs release 2 ("+third[:7]+")")
 	b.sees(ada, "A newer push took its place before it began")

@@ -69,7 +69,7 @@ func (s *Store) Lock(ctx context.Context, name string, claim Claim) (*Lease, err
 	key := prefix + "lock:" + name
 	// A holder may let go between the two commands; look again a few times.
 	for range 3 {
-		err = s.rdb.SetArgs(ctx, key, value, redis.SetArgs{Mode: "NX", TTL: leaseTTL}).Err()
+		err = s.rdb.SetArgs(ctx, key, value, redis.SetArgs{Mode: "NX", TTL: s.ttl}).Err()
 		if err == nil {
 			return s.newLease(ctx, key, string(value)), nil
 		}
@@ -90,7 +90,7 @@ func (s *Store) Lock(ctx context.Context, name string, claim Claim) (*Lease, err
 		if claim.ID == "" || claim.ID != holder.ID {
 			return nil, &HeldError{name, holder.Claim}
 		}
-		err = swap.Run(ctx, s.rdb, []string{key}, old, value, leaseTTL.Milliseconds()).Err()
+		err = swap.Run(ctx, s.rdb, []string{key}, old, value, s.ttl.Milliseconds()).Err()
 		if err == nil {
 			return s.newLease(ctx, key, string(value)), nil
 		}
@@ -124,9 +124,10 @@ var drop = redis.NewScript(`if redis.call("GET", KEYS[1]) == ARGV[1] then return
 // refresh extends the lock until the lease ends, and gives up before the lock
 // could be somebody else's.
 func (l *Lease) refresh() {
-	tick := time.NewTicker(leaseTTL / 3)
+	ttl := l.store.ttl
+	tick := time.NewTicker(ttl / 3)
 	defer tick.Stop()
-	sure := time.Now() // until sure+leaseTTL the lock is certainly ours
+	sure := time.Now() // until sure+ttl the lock is certainly ours
 	for {
 		select {
 		case <-l.ctx.Done():
@@ -134,13 +135,13 @@ func (l *Lease) refresh() {
 		case <-tick.C:
 		}
 		asked := time.Now()
-		ctx, cancel := context.WithTimeout(l.ctx, leaseTTL/5)
-		n, err := extend.Run(ctx, l.store.rdb, []string{l.key}, l.value, leaseTTL.Milliseconds()).Int()
+		ctx, cancel := context.WithTimeout(l.ctx, ttl/5)
+		n, err := extend.Run(ctx, l.store.rdb, []string{l.key}, l.value, ttl.Milliseconds()).Int()
 		cancel()
 		switch {
 		case err == nil && n == 1:
 			sure = asked
-		case err == nil, time.Since(sure) > leaseTTL*3/5:
+		case err == nil, time.Since(sure) > ttl*3/5:
 			l.cancel(ErrLost)
 			return
 		}

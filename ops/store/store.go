@@ -22,6 +22,7 @@ const prefix = "waggle:"
 type Store struct {
 	rdb redis.UniversalClient
 	now func() time.Time
+	ttl time.Duration // of locks
 }
 
 // Open returns a store on the given Redis without connecting yet.
@@ -33,7 +34,7 @@ func Open(opts *redis.UniversalOptions) *Store {
 	o.PoolSize, o.MinIdleConns = 20, 1
 	rdb := redis.NewUniversalClient(&o)
 	rdb.AddHook(namespace{})
-	return &Store{rdb: rdb, now: time.Now}
+	return &Store{rdb: rdb, now: time.Now, ttl: leaseTTL}
 }
 
 // Client returns the Redis connection for a queue that lives on the same Redis;
@@ -44,7 +45,10 @@ func (s *Store) Client() redis.UniversalClient { return s.rdb }
 func (s *Store) Close() error { return s.rdb.Close() }
 
 // Ping returns nil when Redis answers and takes writes.
-func (s *Store) Ping(ctx context.Context) error { return s.rdb.Ping(ctx).Err() }
+func (s *Store) Ping(ctx context.Context) error {
+	// A PING is answered by a replica and by a full Redis too.
+	return s.rdb.Set(ctx, prefix+"ping", s.now().Unix(), time.Minute).Err()
+}
 
 // ErrNotFound says that nothing is stored under a name.
 var ErrNotFound = errors.New("not in Redis")
