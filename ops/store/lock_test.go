@@ -196,12 +196,12 @@ func TestLostBeforeItIsFree(t *testing.T) {
 			return s
 		},
 		"real is killed": func(t *testing.T) *Store {
-			r, o := real(t)
+			r, o := server(t)
 			time.AfterFunc(short/2, r.Kill)
 			return open(t, o)
 		},
 		"real hangs": func(t *testing.T) *Store {
-			_, o := real(t)
+			_, o := server(t)
 			s := open(t, o)
 			time.AfterFunc(short/2, func() { s.rdb.Do(context.Background(), "client", "pause", "20000", "all") })
 			return s

@@ -40,8 +40,8 @@ func open(t *testing.T, o *redis.UniversalOptions) *Store {
 	return s
 }
 
-// real starts a redis-server, and skips the test where there is none.
-func real(t *testing.T) (*lab.Redis, *redis.UniversalOptions) {
+// server starts a redis-server, and skips the test where there is none.
+func server(t *testing.T) (*lab.Redis, *redis.UniversalOptions) {
 	t.Helper()
 	_, err := exec.LookPath("redis-server")
 	if err != nil && os.Getenv("WAGGLE_LAB") != "1" {
@@ -65,7 +65,7 @@ func both(t *testing.T, test func(t *testing.T, o *redis.UniversalOptions)) {
 	})
 	t.Run("real", func(t *testing.T) {
 		t.Parallel()
-		_, o := real(t)
+		_, o := server(t)
 		test(t, o)
 	})
 }
@@ -251,7 +251,7 @@ func TestEveryKeyIsOurs(t *testing.T) {
 // TestPingNeedsWrites: a replica answers, and takes nothing.
 func TestPingNeedsWrites(t *testing.T) {
 	t.Parallel()
-	_, o := real(t)
+	_, o := server(t)
 	s := open(t, o)
 	if err := s.Ping(t.Context()); err != nil {
 		t.Fatal(err)
