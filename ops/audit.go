@@ -43,6 +43,7 @@ func (r *Runner) audit(ctx context.Context, run *Run) {
 		}
 	}
 	r.Log.Info("audit", attrs...)
+	r.Metrics.count(entry.Kind, entry.Outcome, entry.Took)
 	if err := r.Store.Append(ctx, "audit", entry, auditMax); err != nil {
 		r.Log.Error("the audit entry is only in this log", "op", entry.ID, "err", err)
 	}

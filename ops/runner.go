@@ -68,6 +68,7 @@ type Runner struct {
 	Changes    *queue.Queue // quick operations
 	Deploys    *queue.Queue // Preparers
 	Log        *slog.Logger
+	Metrics    *Metrics
 
 	ApprovalTTL time.Duration // how long an operation waits for its approval
 	ApproveOwn  bool          // whether the asker may approve

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"waggle/ops"
 	"waggle/ops/queue"
 	"waggle/ops/store"
@@ -49,8 +51,8 @@ func startOn(t *testing.T, redis *store.Embedded, swarm *fakeSwarm, change ...fu
 			"scale":  func() ops.Operation { return new(ops.Scale) },
 			"deploy": func() ops.Operation { return new(ops.Deploy) },
 		},
-		ApprovalTTL: time.Minute,
-		Store:       s, Authoriser: allow{}, Reporter: h.recorder, Log: log,
+		ApprovalTTL: time.Minute, Metrics: ops.NewMetrics(prometheus.NewRegistry()),
+		Store: s, Authoriser: allow{}, Reporter: h.recorder, Log: log,
 		Changes: queue.New(s.Client(), queue.Options{Name: "changes", Concurrency: 4, Log: log}),
 		Deploys: queue.New(s.Client(), queue.Options{Name: "deploys", Concurrency: 4, Log: log}),
 	}

@@ -14,6 +14,9 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 
 	"waggle/bot"
@@ -106,6 +109,8 @@ func newService(c config.Settings, log *slog.Logger) (_ *service, err error) {
 	})
 	kinds := bot.Kinds()
 	kinds[new(ops.Deploy).Kind()] = func() ops.Operation { return new(ops.Deploy) } // asked for by pushes
+	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	s.runner = &ops.Runner{
 		Env: ops.Env{
 			Swarm: s.swarm, Source: checkouts{git}, ScaleAbove: c.Approvals.ScaleAbove,
@@ -113,7 +118,7 @@ func newService(c config.Settings, log *slog.Logger) (_ *service, err error) {
 				Auth: ops.RegistryAuth{Username: c.Registry.Username, Password: c.Registry.Password}},
 			BuildTimeout: c.Build.Timeout, DeployTimeout: c.Deploy.Timeout, Now: time.Now,
 		},
-		Kinds: kinds, Store: s.store, Authoriser: s.bot, Reporter: s.bot, Log: log,
+		Kinds: kinds, Store: s.store, Authoriser: s.bot, Reporter: s.bot, Log: log, Metrics: ops.NewMetrics(metrics),
 		ApprovalTTL: c.Approvals.TTL, ApproveOwn: c.Approvals.Self,
 		Changes: queue.New(s.store.Client(), queue.Options{Name: "changes", Concurrency: quickOperations, Log: log}),
 		Deploys: queue.New(s.store.Client(), queue.Options{Name: "deploys", Concurrency: c.Build.Concurrency, Log: log}),
@@ -125,6 +130,7 @@ func newService(c config.Settings, log *slog.Logger) (_ *service, err error) {
 		mux.Handle("/slack/events", s.bot)
 	}
 	mux.Handle("/webhooks/", webhooks.New(webhooks.Options{Secrets: c.Webhooks.Secrets(), Deploys: s.runner, Log: log}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "alive\n") })
 	mux.Handle("GET /readyz", &readiness{parts: []part{
 		{"redis", s.store.Ping, 0},

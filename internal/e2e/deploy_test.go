@@ -151,8 +151,9 @@ func TestFailedDeploysLeaveTheVersionBefore(t *testing.T) {
 	}{
 		{"failing Dockerfile", with("RUN echo", "RUN echo the oven is cold >&2; exit 7; echo"), "The build failed", []string{"the oven is cold", "✗ build"}, 2},
 		{"container that exits", with("exec sleep 100000", "echo no cheese >&2; exit 3"), "pizza did not come up: non-zero exit (3)",
-			// Without a health check the swarm takes it for good while it runs.
-			[]string{"no cheese", "The version before serves: 2 of 2"}, 1},
+			// Without a health check the swarm takes it for good while it runs, so
+			// how many of the old ones run in between is the swarm's matter.
+			[]string{"no cheese", "The version before serves: 2 of 2"}, 0},
 		{"health check that never passes", with("CMD", "HEALTHCHECK --interval=1s --retries=2 --timeout=1s CMD false\nCMD"), "pizza did not come up: non-zero exit",
 			[]string{"unhealthy", "The version before serves: 2 of 2"}, 2},
 	} {
