@@ -23,8 +23,7 @@ import (
 	"waggle/internal/lab"
 )
 
-const usage = `usage: labctl up [--nodes 3] [--managers 1] [--spare 0] [--no-swarm] | show | down
-`
+const usage = `usage: labctl up [--nodes 3] [--managers 1] [--spare 0] [--no-swarm] | show | down`
 
 // ready is the last line the keeper writes when its lab is up.
 const ready = "ready"

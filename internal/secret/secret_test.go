@@ -23,7 +23,7 @@ func TestTextNeverPrints(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, got := range map[string]string{
-		"%v": fmt.Sprintf("%v", s), "%s": fmt.Sprintf("%s", s), "%q": fmt.Sprintf("%q", s),
+		"%v": fmt.Sprintf("%v", s), "%s": fmt.Sprintf("token %s", s), "%q": fmt.Sprintf("%q", s),
 		"%+v in a struct": fmt.Sprintf("%+v", holder), "%#v in a struct": fmt.Sprintf("%#v", holder),
 		"error": fmt.Errorf("with %v", s).Error(), "json": string(encoded), "slog": logged.String(),
 	} {

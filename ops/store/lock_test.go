@@ -11,15 +11,15 @@ import (
 )
 
 // ended waits for a lease to end and returns why and after how long.
-func ended(t *testing.T, l *Lease) (cause error, after time.Duration) {
+func ended(t *testing.T, l *Lease) (after time.Duration, cause error) {
 	t.Helper()
 	began := time.Now()
 	select {
 	case <-l.Context().Done():
-		return context.Cause(l.Context()), time.Since(began)
+		return time.Since(began), context.Cause(l.Context())
 	case <-time.After(5 * time.Second):
 		t.Fatal("the lease does not end")
-		return nil, 0
+		return 0, nil
 	}
 }
 
@@ -47,7 +47,7 @@ func TestLock(t *testing.T) {
 		}
 		l.Release()
 		l.Release() // does no harm
-		if cause, _ := ended(t, l); !errors.Is(cause, context.Canceled) {
+		if _, cause := ended(t, l); !errors.Is(cause, context.Canceled) {
 			t.Errorf("released, and the cause is %v", cause)
 		}
 		if _, err := other.Holder(ctx, "target:pizza"); !errors.Is(err, ErrNotFound) {
@@ -180,7 +180,7 @@ func TestStolen(t *testing.T) {
 		if _, err := other.Lock(ctx, "a", Claim{Owner: "@linus"}); err != nil {
 			t.Fatal(err)
 		}
-		if cause, after := ended(t, l); !errors.Is(cause, ErrLost) || after > short/2 {
+		if after, cause := ended(t, l); !errors.Is(cause, ErrLost) || after > short/2 {
 			t.Errorf("%v after %s", cause, after)
 		}
 	})
@@ -215,7 +215,7 @@ func TestLostBeforeItIsFree(t *testing.T) {
 				t.Fatal(err)
 			}
 			began := time.Now()
-			cause, _ := ended(t, l)
+			_, cause := ended(t, l)
 			// It was refreshed at a third of its time at the earliest.
 			if after := time.Since(began); !errors.Is(cause, ErrLost) || after > short*4/3 {
 				t.Errorf("%v after %s; it is free %s after the last refresh", cause, after, short)
@@ -262,7 +262,7 @@ func TestSameID(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if cause, _ := ended(t, before); !errors.Is(cause, ErrLost) {
+		if _, cause := ended(t, before); !errors.Is(cause, ErrLost) {
 			t.Errorf("the first lease: %v", cause)
 		}
 		before.Release()
@@ -292,7 +292,7 @@ func TestLeaseEndsWithItsContext(t *testing.T) {
 		t.Fatal(err)
 	}
 	cancel()
-	if cause, _ := ended(t, l); !errors.Is(cause, context.Canceled) || errors.Is(cause, ErrLost) {
+	if _, cause := ended(t, l); !errors.Is(cause, context.Canceled) || errors.Is(cause, ErrLost) {
 		t.Errorf("cause %v", cause)
 	}
 	l.Release()

@@ -12,16 +12,16 @@ import (
 const pizza = "10.99.7.1:5000/pizza:1"
 
 // push pushes pizza to an engine that answers so.
-func push(t *testing.T, answer http.HandlerFunc, auth ops.RegistryAuth) (string, []string, error, *engine) {
+func push(t *testing.T, answer http.HandlerFunc, auth ops.RegistryAuth) (string, []string, *engine, error) {
 	t.Helper()
 	c, e := fake(t, map[string]http.HandlerFunc{"POST /images/10.99.7.1:5000/pizza/push": answer})
 	var lines []string
 	digest, err := c.Push(t.Context(), pizza, auth, func(l string) { lines = append(lines, l) })
-	return digest, lines, err, e
+	return digest, lines, e, err
 }
 
 func TestPush(t *testing.T) {
-	digest, lines, err, e := push(t, says(data(t, "push-ok.json")), ops.RegistryAuth{Username: "mia", Password: "canary"})
+	digest, lines, e, err := push(t, says(data(t, "push-ok.json")), ops.RegistryAuth{Username: "mia", Password: "canary"})
 	if err != nil || digest != "sha256:f359a3da0ec1a0be71554e05f496a9b49c2618e4b4fb252149989fa85662c45c" {
 		t.Errorf("digest %s, %v", digest, err)
 	}
@@ -63,7 +63,7 @@ func TestWhyAPushFailed(t *testing.T) {
 		"engine":       {fails(500, "disk full"), mia, ops.Internal, "disk full", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			digest, lines, err, _ := push(t, c.answer, c.auth)
+			digest, lines, _, err := push(t, c.answer, c.auth)
 			e := wantError(t, err, c.code, c.sentence)
 			if digest != "" || !strings.Contains(e.Next, c.next) {
 				t.Errorf("digest %q, next %q", digest, e.Next)
