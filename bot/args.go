@@ -11,10 +11,11 @@ import (
 	"waggle/ops"
 )
 
-// Args are the words of a command line, and its flags.
+// Args are the words of a command line after the verb, and its flags.
 type Args struct {
-	Words []string
-	Flags map[string]bool
+	Words   []string
+	Flags   map[string]bool   // --force
+	Options map[string]string // --user root, --user=root
 }
 
 var (
@@ -46,28 +47,37 @@ func plain(text string) string {
 	return typed.Replace(entities.Replace(text))
 }
 
-// parseArgs splits a command's text into words and flags. Words in double or
-// single quotes stay together.
-func parseArgs(text string, flags []string) (Args, error) {
-	args := Args{Flags: map[string]bool{}}
-	words, err := split(plain(text))
-	if err != nil {
-		return args, err
-	}
-	for _, w := range words {
+// parseArgs sorts words into flags, options and the others.
+func parseArgs(words, flags, options []string) (Args, error) {
+	args := Args{Flags: map[string]bool{}, Options: map[string]string{}}
+	for len(words) > 0 {
+		w := words[0]
+		words = words[1:]
 		name, isFlag := strings.CutPrefix(w, "--")
 		if !isFlag || name == "" {
 			args.Words = append(args.Words, w)
 			continue
 		}
-		if !slices.Contains(flags, name) {
+		name, value, given := strings.Cut(name, "=")
+		switch {
+		case slices.Contains(flags, name) && !given:
+			args.Flags[name] = true
+		case slices.Contains(flags, name):
+			return args, ops.Errorf(ops.Invalid, "--%s takes no value", name)
+		case !slices.Contains(options, name):
 			e := ops.Errorf(ops.Invalid, "Unknown flag --%s", name)
-			if near := nearest.Of(name, flags); near != "" {
+			if near := nearest.Of(name, slices.Concat(flags, options)); near != "" {
 				e.Then("Did you mean `--%s`?", near)
 			}
 			return args, e
+		case !given && len(words) == 0:
+			return args, ops.Errorf(ops.Invalid, "--%s needs a value", name)
+		default:
+			if !given {
+				value, words = words[0], words[1:]
+			}
+			args.Options[name] = value
 		}
-		args.Flags[name] = true
 	}
 	return args, nil
 }

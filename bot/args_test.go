@@ -29,7 +29,8 @@ func TestParseArgs(t *testing.T) {
 		"two dashes alone":     {"pizza -- 1", []string{"pizza", "--", "1"}, "", ""},
 		"unknown flag":         {"pizza 6 --force", nil, "", "Unknown flag --force"},
 		"near flag":            {"pizza 6 --dryrun", nil, "", "Did you mean `--dry-run`?"},
-		"flag with value":      {"pizza 6 --dry-run=yes", nil, "", "Unknown flag --dry-run=yes"},
+		"flag with value":      {"pizza 6 --dry-run=yes", nil, "", "--dry-run takes no value"},
+		"option without":       {"pizza --user", nil, "", "--user needs a value"},
 		"double quotes":        {`all "two words"`, []string{"all", "two words"}, "", ""},
 		"single quotes":        {`all 'two words'`, []string{"all", "two words"}, "", ""},
 		"smart quotes":         {"all “two words”", []string{"all", "two words"}, "", ""},
@@ -54,7 +55,7 @@ func TestParseArgs(t *testing.T) {
 		"address":              {"10.0.0.12", []string{"10.0.0.12"}, "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			args, err := parseArgs(tc.text, []string{dryRun})
+			args, err := parseLine(tc.text, []string{dryRun}, []string{"user"})
 			if tc.err != "" {
 				if err == nil || !strings.Contains(sentence(err), tc.err) {
 					t.Errorf("error = %v, want %q in it", err, tc.err)
@@ -74,6 +75,24 @@ func TestParseArgs(t *testing.T) {
 				t.Errorf("flags = %v", args.Flags)
 			}
 		})
+	}
+}
+
+// parseLine parses what follows a command without verbs.
+func parseLine(text string, flags, options []string) (Args, error) {
+	words, err := split(plain(text))
+	if err != nil {
+		return Args{}, err
+	}
+	return parseArgs(words, flags, options)
+}
+
+func TestOptions(t *testing.T) {
+	for _, text := range []string{"n1 --user bee --port=2222", "--user=bee n1 --port 2222"} {
+		args, err := parseLine(text, nil, []string{"user", "port"})
+		if err != nil || fmt.Sprint(args.Words) != "[n1]" || args.Options["user"] != "bee" || args.Options["port"] != "2222" {
+			t.Errorf("%q: %+v, %v", text, args, err)
+		}
 	}
 }
 
@@ -127,7 +146,7 @@ func FuzzParseArgs(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		args, err := parseArgs(text, []string{dryRun})
+		args, err := parseLine(text, []string{dryRun}, nil)
 		if err != nil {
 			if ops.CodeOf(err) != ops.Invalid {
 				t.Fatalf("%q: %v", text, err)

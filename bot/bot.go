@@ -45,14 +45,13 @@ type Options struct {
 
 // Bot speaks with one Slack workspace.
 type Bot struct {
-	opts     Options
-	api      *slack.Client
-	http     *http.Client
-	commands []Command
-	house    House
-	every    time.Duration // between the edits in a channel
-	quiet    time.Duration
-	again    time.Duration // before a call that failed is tried again
+	opts  Options
+	api   *slack.Client
+	http  *http.Client
+	house House
+	every time.Duration // between the edits in a channel
+	quiet time.Duration
+	again time.Duration // before a call that failed is tried again
 
 	mu    sync.Mutex
 	team  string // our workspace's id, once known
@@ -70,7 +69,7 @@ func New(o Options) *Bot {
 		opts = append(opts, slack.OptionAPIURL(o.APIURL))
 	}
 	return &Bot{
-		opts: o, api: slack.New(o.Token.Reveal(), opts...), http: client, commands: Commands(),
+		opts: o, api: slack.New(o.Token.Reveal(), opts...), http: client,
 		every: editEvery, quiet: quiet, again: time.Second,
 		paces: map[string]*rate.Limiter{}, users: map[string]cachedUser{}, group: map[string]cachedGroup{},
 	}

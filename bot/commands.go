@@ -3,19 +3,25 @@ package bot
 import (
 	"context"
 	"fmt"
+	"strings"
 
+	"waggle/internal/nearest"
 	"waggle/ops"
 )
 
 // Command is one row of the command table: the source of the parser, the help,
-// the manifest and the docs.
+// the manifest and the docs. Either it changes something (New and Parse), or it
+// answers (Answer).
 type Command struct {
 	Name    string // "/scale"
-	Usage   string // its arguments
-	Short   string // what it does, for Slack's list
+	Verb    string // the first word, "drain" of "/node drain"; "" for a command without verbs
+	Usage   string // its arguments, after the verb
+	Short   string // what it does
 	Example []string
+	Flags   []string // "force" of --force
+	Options []string // "user" of --user VALUE
 	// New returns an empty operation of the kind that Parse returns, for reading
-	// stored ones; nil for a command that only answers.
+	// stored ones.
 	New   func() ops.Operation
 	Parse func(Args) (ops.Operation, error)
 	// Answer answers a command that makes no operation, to the asker alone and
@@ -25,6 +31,19 @@ type Command struct {
 
 // dryRun is a flag of every command that changes something.
 const dryRun = "dry-run"
+
+// flags are the flags that the command takes.
+func (c Command) flags() []string {
+	if c.New == nil {
+		return c.Flags
+	}
+	return append([]string{dryRun}, c.Flags...)
+}
+
+// line is how the command is typed.
+func (c Command) line() string {
+	return strings.Join(strings.Fields(c.Name+" "+c.Verb+" "+c.Usage), " ")
+}
 
 // Commands is the table.
 func Commands() []Command {
@@ -37,12 +56,74 @@ func Commands() []Command {
 			Parse:   parseScale,
 		},
 		{
-			Name: "/swarm", Usage: "help | pending | cancel <id> | audit [app]",
-			Short:   "What waits for an approval, what was done, and help",
-			Example: []string{"/swarm pending", "/swarm audit pizza"},
-			Answer:  answerSwarm,
+			Name: "/swarm", Verb: "pending",
+			Short:   "What waits for an approval",
+			Example: []string{"/swarm pending"},
+			Answer:  answerPending,
+		},
+		{
+			Name: "/swarm", Verb: "cancel", Usage: "<id>",
+			Short:   "Take back what waits for an approval",
+			Example: []string{"/swarm cancel cmd-0123456789ab"},
+			Answer:  answerCancel,
+		},
+		{
+			Name: "/swarm", Verb: "audit", Usage: "[app]",
+			Short:   "What was done lately, and by whom",
+			Example: []string{"/swarm audit", "/swarm audit pizza"},
+			Answer:  answerAudit,
+		},
+		{
+			Name: "/swarm", Verb: "help",
+			Short:   "What Waggle can do",
+			Example: []string{"/swarm help"},
+			Answer:  answerHelp,
 		},
 	}
+}
+
+// slashCommands groups the table by name: Slack knows nothing of verbs.
+func slashCommands() (names []string, rows map[string][]Command) {
+	rows = map[string][]Command{}
+	for _, c := range Commands() {
+		if rows[c.Name] == nil {
+			names = append(names, c.Name)
+		}
+		rows[c.Name] = append(rows[c.Name], c)
+	}
+	return names, rows
+}
+
+// find returns the row for a command and its words, and the words after the verb.
+func find(name string, words []string) (Command, []string, error) {
+	names, all := slashCommands()
+	rows := all[name]
+	if len(rows) == 0 {
+		e := ops.Errorf(ops.Invalid, "Waggle has no command %s", name)
+		if near := nearest.Of(name, names); near != "" {
+			return Command{}, nil, e.Then("Did you mean `%s`?", near)
+		}
+		return Command{}, nil, e.Then("`/swarm help` lists them.")
+	}
+	if rows[0].Verb == "" {
+		return rows[0], words, nil
+	}
+	verbs := make([]string, len(rows))
+	for i, c := range rows {
+		if len(words) > 0 && words[0] == c.Verb {
+			return c, words[1:], nil
+		}
+		verbs[i] = c.Verb
+	}
+	if len(words) == 0 {
+		return Command{}, nil, ops.Errorf(ops.Invalid, "%s needs to know what", name).
+			Then("It knows %s.", strings.Join(verbs, ", "))
+	}
+	e := ops.Errorf(ops.Invalid, "%s does not know %q", name, words[0])
+	if near := nearest.Of(words[0], verbs); near != "" {
+		return Command{}, nil, e.Then("Did you mean `%s %s`?", name, near)
+	}
+	return Command{}, nil, e.Then("It knows %s.", strings.Join(verbs, ", "))
 }
 
 // Kinds returns how to make an empty operation of every kind in the table.

@@ -20,18 +20,23 @@ var slacksOwn = strings.Fields(`/archive /active /apps /away /call /clear /colla
 func TestCommandTable(t *testing.T) {
 	names := map[string]bool{}
 	kinds := map[string]string{}
-	if n := len(Commands()); n > 50 {
+	slashNames, byName := slashCommands()
+	if n := len(slashNames); n > 50 {
 		t.Errorf("%d commands; an app may have 50", n)
 	}
 	for _, c := range Commands() {
-		t.Run(c.Name, func(t *testing.T) {
+		t.Run(c.line(), func(t *testing.T) {
 			if !regexp.MustCompile(`^/[a-z][a-z0-9-]*$`).MatchString(c.Name) || len(c.Name) > 32 {
 				t.Errorf("a command has lower-case letters after its slash, 32 characters at most")
 			}
-			if names[c.Name] {
+			if key := c.Name + " " + c.Verb; names[key] {
 				t.Errorf("it is in the table twice")
+			} else {
+				names[key] = true
 			}
-			names[c.Name] = true
+			if rows := byName[c.Name]; len(rows) > 1 && c.Verb == "" {
+				t.Errorf("it has no verb, and other rows of its name have")
+			}
 			for _, own := range slacksOwn {
 				if c.Name == own {
 					t.Errorf("Slack has a command of that name itself")
@@ -63,7 +68,7 @@ func TestCommandTable(t *testing.T) {
 				}
 			}
 			for _, e := range c.Example {
-				text, ok := strings.CutPrefix(e, c.Name)
+				text, ok := strings.CutPrefix(e, strings.TrimSpace(c.Name+" "+c.Verb))
 				if !ok || text != "" && text[0] != ' ' {
 					t.Errorf("%q is an example of another command", e)
 					continue
@@ -82,11 +87,7 @@ func TestCommandTable(t *testing.T) {
 // parses checks that a row takes a line, and that what it makes survives being stored.
 func parses(t *testing.T, c Command, text string) {
 	t.Helper()
-	var flags []string
-	if c.New != nil {
-		flags = []string{dryRun}
-	}
-	args, err := parseArgs(text, flags)
+	args, err := parseLine(text, c.flags(), c.Options)
 	if err != nil {
 		t.Errorf("%s%s: %v", c.Name, text, err)
 		return
@@ -95,7 +96,7 @@ func parses(t *testing.T, c Command, text string) {
 		o := newOffice(t)
 		o.work(&submitter{})
 		asked := ops.Request{Actor: ops.Actor{ID: ada, Team: o.TeamID(), Via: "slack"}}
-		if answer, err := c.Answer(t.Context(), o.bot, asked, args); err != nil || answer == "" {
+		if answer, err := c.Answer(t.Context(), o.bot, asked, args); err != nil || answer == "" && c.Verb != "cancel" {
 			t.Errorf("%s%s: %q, %v", c.Name, text, answer, err)
 		}
 		return
@@ -132,7 +133,7 @@ func TestScaleIsParsed(t *testing.T) {
 		"pizza =6":    "is not a number of replicas",
 		"<@U1|ann> 6": "{App:U1 Replicas:6",
 	} {
-		args, err := parseArgs(text, []string{dryRun})
+		args, err := parseLine(text, []string{dryRun}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -153,29 +154,35 @@ func TestScaleIsParsed(t *testing.T) {
 }
 
 func TestHelp(t *testing.T) {
-	o := newOffice(t)
-	o.work(&submitter{})
-	ask := func(words ...string) (string, error) {
-		return answerSwarm(t.Context(), o.bot, ops.Request{Actor: ops.Actor{ID: ada, Team: o.TeamID(), Via: "slack"}}, Args{Words: words})
+	text, err := answerHelp(t.Context(), nil, ops.Request{}, Args{})
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, words := range [][]string{nil, {"help"}} {
-		text, err := ask(words...)
+	for _, c := range Commands() {
+		if !strings.Contains(text, strings.TrimSpace(c.Name+" "+c.Verb)) {
+			t.Errorf("the help does not name %s:\n%s", c.line(), text)
+		}
+	}
+	if strings.Contains(text, "<app>") {
+		t.Errorf("Slack takes <app> for a link:\n%s", text)
+	}
+}
+
+func TestFind(t *testing.T) {
+	for line, want := range map[string]string{
+		"/scale pizza 6": "/scale [pizza 6]", "/swarm audit pizza": "/swarm audit [pizza]", "/swarm help": "/swarm help []",
+		"/swarm": "/swarm needs to know what. It knows pending, cancel, audit, help.", "/swarm halp": "Did you mean `/swarm help`?",
+		"/swarm x": "It knows pending, cancel, audit, help.", "/scal pizza": "Did you mean `/scale`?", "/pizza": "`/swarm help` lists them.",
+	} {
+		words := strings.Fields(line)
+		c, rest, err := find(words[0], words[1:])
+		got := strings.TrimSpace(c.Name+" "+c.Verb) + " " + fmt.Sprint(rest)
 		if err != nil {
-			t.Fatal(err)
+			e := err.(*ops.Error)
+			got = e.Sentence + ". " + e.Next
 		}
-		for _, c := range Commands() {
-			if !strings.Contains(text, c.Name) {
-				t.Errorf("the help does not name %s:\n%s", c.Name, text)
-			}
+		if !strings.Contains(got, want) {
+			t.Errorf("%s: %s, want %s", line, got, want)
 		}
-		if strings.Contains(text, "<app>") {
-			t.Errorf("Slack takes <app> for a link:\n%s", text)
-		}
-	}
-	if _, err := ask("halp"); err == nil || !strings.Contains(sentence(err), "Did you mean `/swarm help`?") {
-		t.Errorf("halp: %v", err)
-	}
-	if _, err := ask("help", "x"); err == nil || !strings.Contains(sentence(err), "/swarm help was given only x") {
-		t.Errorf("help x: %v", err)
 	}
 }

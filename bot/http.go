@@ -14,7 +14,6 @@ import (
 
 	"github.com/slack-go/slack"
 
-	"waggle/internal/nearest"
 	"waggle/ops"
 	"waggle/ops/queue"
 )
@@ -115,15 +114,15 @@ func answer(w http.ResponseWriter, v any) {
 // command takes one slash command. What it returns is shown to the asker alone;
 // "" means that the request is stored and its message follows.
 func (b *Bot) command(ctx context.Context, cmd slack.SlashCommand) string {
-	row, err := b.find(cmd.Command)
+	words, err := split(plain(cmd.Text))
 	if err != nil {
 		return sentence(err)
 	}
-	var flags []string
-	if row.New != nil {
-		flags = []string{dryRun}
+	row, words, err := find(cmd.Command, words)
+	if err != nil {
+		return sentence(err)
 	}
-	args, err := parseArgs(cmd.Text, flags)
+	args, err := parseArgs(words, row.flags(), row.Options)
 	if err != nil {
 		return usage(err, row)
 	}
@@ -164,25 +163,10 @@ func (b *Bot) command(ctx context.Context, cmd slack.SlashCommand) string {
 	return ""
 }
 
-func (b *Bot) find(name string) (Command, error) {
-	names := make([]string, len(b.commands))
-	for i, c := range b.commands {
-		if c.Name == name {
-			return c, nil
-		}
-		names[i] = c.Name
-	}
-	e := ops.Errorf(ops.Invalid, "Waggle has no command %s", name)
-	if near := nearest.Of(name, names); near != "" {
-		return Command{}, e.Then("Did you mean `%s`?", near)
-	}
-	return Command{}, e.Then("`/swarm help` lists them.")
-}
-
 // usage is the answer to a line that could not be read, or not be answered.
 func usage(err error, c Command) string {
 	if ops.CodeOf(err) != ops.Invalid {
 		return sentence(err)
 	}
-	return fmt.Sprintf("%s\nUsage: `%s %s`, for example `%s`. Nothing was changed.", sentence(err), c.Name, esc(c.Usage), c.Example[0])
+	return fmt.Sprintf("%s\nUsage: `%s`, for example `%s`. Nothing was changed.", sentence(err), esc(c.line()), c.Example[0])
 }

@@ -77,10 +77,20 @@ func Manifest(base string) ([]byte, error) {
 	m.Display.Background = "#3b2f00"
 	m.Features.BotUser.DisplayName = "Waggle"
 	m.Features.BotUser.AlwaysOnline = true
-	for _, c := range Commands() {
+	names, rows := slashCommands()
+	for _, name := range names {
+		var hints, shorts []string
+		for _, c := range rows[name] {
+			hints = append(hints, strings.TrimSpace(c.Verb+" "+c.Usage))
+			shorts = append(shorts, c.Short)
+		}
+		description := shorts[0]
+		if len(shorts) > 1 {
+			description = cut(strings.Join(shorts, " · "), 100)
+		}
 		// Escaping turns names into ids, which are unique.
 		m.Features.SlashCommands = append(m.Features.SlashCommands,
-			slashCommand{Command: c.Name, URL: events, Description: c.Short, UsageHint: c.Usage, ShouldEscape: true})
+			slashCommand{Command: name, URL: events, Description: description, UsageHint: cut(strings.Join(hints, " | "), 1000), ShouldEscape: true})
 	}
 	m.OAuth.Scopes.Bot = scopes()
 	m.Settings.Interactivity.Enabled, m.Settings.Interactivity.RequestURL = true, events

@@ -160,6 +160,11 @@ func detail(s ops.Status) string {
 		if s.Before != nil {
 			add("⚠️ The cluster changed after somebody approved this: it was `%s`.", line(diffs(*s.Before)))
 		}
+		if len(s.Plan.Diffs) > 1 {
+			for _, d := range s.Plan.Diffs {
+				add("• %s", line(d.String()))
+			}
+		}
 		add("Why: %s.", line(s.Plan.Approval))
 		add("Somebody other than %s may approve it until %s.", mention(s.Actor), clock(s.Deadline))
 	}

@@ -3,56 +3,49 @@ package bot
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 
-	"waggle/internal/nearest"
 	"waggle/ops"
 )
 
 // auditShown is how many entries /swarm audit shows.
 const auditShown = 15
 
-// answerSwarm answers /swarm.
-func answerSwarm(ctx context.Context, b *Bot, asked ops.Request, args Args) (string, error) {
-	verbs := []string{"help", "pending", "cancel", "audit"}
-	verb, rest := "help", []string(nil)
+func answerHelp(context.Context, *Bot, ops.Request, Args) (string, error) {
+	var text strings.Builder
+	for _, c := range Commands() {
+		fmt.Fprintf(&text, "`%s`\n%s. For example `%s`.\n", esc(c.line()), c.Short, strings.Join(c.Example, "`, `"))
+	}
+	return text.String(), nil
+}
+
+func answerPending(ctx context.Context, b *Bot, asked ops.Request, args Args) (string, error) {
 	if len(args.Words) > 0 {
-		verb, rest = args.Words[0], args.Words[1:]
-	}
-	if !slices.Contains(verbs, verb) {
-		e := ops.Errorf(ops.Invalid, "/swarm does not know %q", verb)
-		if near := nearest.Of(verb, verbs); near != "" {
-			e.Then("Did you mean `/swarm %s`?", near)
-		}
-		return "", e
-	}
-	most := map[string]int{"cancel": 1, "audit": 1}[verb]
-	if len(rest) > most || verb == "cancel" && len(rest) == 0 {
-		return "", ops.Errorf(ops.Invalid, "/swarm %s was given %s", verb, count(rest))
-	}
-	if verb == "help" {
-		return help(), nil
+		return "", ops.Errorf(ops.Invalid, "/swarm pending takes nothing, and was given %s", count(args.Words))
 	}
 	if err := b.Authorise(ctx, asked.Actor, ops.Viewer); err != nil {
 		return "", err
 	}
-	switch verb {
-	case "pending":
-		return b.pending(ctx)
-	case "audit":
-		return b.audit(ctx, strings.Join(rest, ""))
-	}
-	// The decision is stored; what comes of it is told as for a click.
-	return "", b.house.Decide(ctx, asked, ops.CancelToken(rest[0]), ops.Cancel, "")
+	return b.pending(ctx)
 }
 
-func help() string {
-	var text strings.Builder
-	for _, c := range Commands() {
-		fmt.Fprintf(&text, "`%s %s`\n%s. For example `%s`.\n", c.Name, esc(c.Usage), c.Short, strings.Join(c.Example, "`, `"))
+// answerCancel stores the decision; what comes of it is told as for a click.
+func answerCancel(ctx context.Context, b *Bot, asked ops.Request, args Args) (string, error) {
+	if len(args.Words) != 1 {
+		return "", ops.Errorf(ops.Invalid, "/swarm cancel takes the id of what waits, and was given %s", count(args.Words)).
+			Then("`/swarm pending` lists what waits.")
 	}
-	return text.String()
+	return "", b.house.Decide(ctx, asked, ops.CancelToken(args.Words[0]), ops.Cancel, "")
+}
+
+func answerAudit(ctx context.Context, b *Bot, asked ops.Request, args Args) (string, error) {
+	if len(args.Words) > 1 {
+		return "", ops.Errorf(ops.Invalid, "/swarm audit takes one app, and was given %s", count(args.Words))
+	}
+	if err := b.Authorise(ctx, asked.Actor, ops.Viewer); err != nil {
+		return "", err
+	}
+	return b.audit(ctx, strings.Join(args.Words, ""))
 }
 
 func (b *Bot) pending(ctx context.Context) (string, error) {
