@@ -183,14 +183,18 @@ func (r *Run) converge(ctx context.Context, svc Service) (Replicas, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, r.DeployTimeout, errDeadline)
 	defer cancel()
 	var (
-		best    = -1
-		better  = r.Now() // when it last got better
-		held    time.Time // since when it is converged
-		retries int
+		best     = -1
+		better   = r.Now() // when it last got better
+		held     time.Time // since when it is converged
+		retries  int
+		replicas Replicas // as last seen
 	)
 	for {
 		now := r.Now()
-		replicas, _, err := r.look(ctx, svc, false)
+		seen, _, err := r.look(ctx, svc, false)
+		if err == nil {
+			replicas = seen
+		}
 		switch {
 		case context.Cause(ctx) == errDeadline:
 			return replicas, r.notConverged(replicas, fmt.Sprintf("after %s", r.DeployTimeout))

@@ -189,6 +189,18 @@ func TestScaleThatFindsNoPlaceFails(t *testing.T) {
 	}
 }
 
+func TestScaleThatTakesTooLongSaysHowFarItCame(t *testing.T) {
+	swarm := newFakeSwarm(ops.Service{Name: "pizza", Replicas: 1})
+	swarm.tasks = func(s ops.Service) []ops.Task {
+		return []ops.Task{task(1, "running", "", 0), task(2, "preparing", "", 0)} // pulling, without an error
+	}
+	h := startHouse(t, swarm, func(r *ops.Runner) { r.Env.DeployTimeout = 300 * time.Millisecond })
+	got := h.scale(t, "op1", &ops.Scale{App: "pizza", Replicas: 2})
+	if want := "pizza: 1 of 2 run after 300ms"; got.State != ops.Failure || got.Err.Sentence != want {
+		t.Errorf("got %s %q, want failed %q", got.State, got.Err.Sentence, want)
+	}
+}
+
 func TestAnotherHandIsBuiltOnNotOverwritten(t *testing.T) {
 	swarm := newFakeSwarm(ops.Service{Name: "pizza", Replicas: 3, Image: "pizza:1"})
 	swarm.beforeUpdate = func(f *fakeSwarm) {
