@@ -1,6 +1,7 @@
 # Everything here runs on a Debian machine with Go, git and make. What needs a
 # swarm needs root, and installs the packages that are missing.
 
+SHELL = /bin/bash
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .PHONY: build demo test test-fast lint bench lab lab-down
@@ -11,10 +12,11 @@ build: ## bin/waggle
 demo: build ## the main job on a real swarm, on this machine; ARGS=--exit stops after the transcript
 	./bin/waggle demo $(ARGS)
 
+# What a test prints is in test.log; a skipped test is a failure here.
 test: ## every test, those on a real swarm too (root)
-	WAGGLE_LAB=1 go test -race -p 1 -timeout 20m -v ./... > test.log 2>&1; status=$$?; \
-	grep -E '^(---|ok|FAIL|panic)|^\s+--- (FAIL|SKIP)|_test\.go:.*(race|leak)' test.log | grep -vE '^--- PASS.*\(0\.0' ; \
-	if [ $$status -ne 0 ]; then grep -E -A40 -- '--- FAIL|panic:|DATA RACE' test.log | tail -300; exit $$status; fi; \
+	@WAGGLE_LAB=1 go test -race -p 1 -timeout 20m -v ./... 2>&1 | tee test.log | grep --line-buffered -E '^(--- |ok |FAIL|panic:)' | grep --line-buffered -vE '^--- PASS.*\(0\.0'; \
+	status=$${PIPESTATUS[0]}; \
+	if [ $$status -ne 0 ]; then grep -E -A60 -- '--- FAIL|panic:|DATA RACE' test.log | grep -v level=DEBUG | tail -400; exit $$status; fi; \
 	if grep -E -- '--- SKIP' test.log; then echo 'a test was skipped: run this as root'; exit 1; fi
 
 test-fast: ## the tests that need no root, and what was skipped
