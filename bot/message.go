@@ -129,6 +129,9 @@ func (m *message) talk() {
 // newer status takes the place of the one that was to be sent.
 func (m *message) send(last bool) error {
 	for try := 0; ; try++ {
+		if render(m.latest()).same() == m.shown {
+			return nil // an edit that changes nothing is not worth its place in the channel's pace
+		}
 		if m.channel != "" && !m.private() {
 			if err := m.bot.pace(m.channel).Wait(m.ctx); err != nil {
 				return err
@@ -164,13 +167,7 @@ func (m *message) private() bool {
 
 // put posts the message, or edits it when it is there.
 func (m *message) put(msg rendered, private bool) error {
-	same, err := json.Marshal(msg.blocks[:len(msg.blocks)-1]) // all but the time in the footer
-	if err != nil {
-		return err
-	}
-	if string(same) == m.shown {
-		return nil
-	}
+	var err error
 	ctx, cancel := context.WithTimeout(m.ctx, 15*time.Second)
 	defer cancel()
 	switch {
@@ -188,7 +185,7 @@ func (m *message) put(msg rendered, private bool) error {
 		err = m.post(ctx, msg)
 	}
 	if err == nil {
-		m.shown = string(same)
+		m.shown = msg.same()
 	}
 	return err
 }

@@ -1,6 +1,7 @@
 package bot
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"regexp"
@@ -63,6 +64,16 @@ func sentence(err error) string {
 type rendered struct {
 	text   string // the notification
 	blocks []slack.Block
+}
+
+// same is equal for two messages that differ at most in the footer, which has
+// the time.
+func (r rendered) same() string {
+	b, err := json.Marshal(r.blocks[:len(r.blocks)-1])
+	if err != nil {
+		return err.Error() // blocks always encode
+	}
+	return string(b)
 }
 
 // render turns a status into a message. The first line alone says what is the

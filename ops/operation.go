@@ -10,7 +10,7 @@ import (
 
 // Operation is one change of the swarm. The Runner takes every operation the
 // same way: authorise → plan → approve → prepare → lock → apply → converge →
-// report → audit.
+// audit → report.
 //
 // Its exported fields are what was asked and what has been decided so far: they
 // are kept as JSON, and an operation that was cut off starts again from them. So

@@ -244,10 +244,12 @@ func (r *Runner) handle(ctx context.Context, payload []byte) error {
 	}
 
 	r.conclude(run, err)
+	auditing, cancel := detached(ctx)
+	r.audit(auditing, run)
+	cancel()
 	closeMessage(ctx, run, log)
-	ctx, cancel := detached(ctx)
+	ctx, cancel = detached(ctx)
 	defer cancel()
-	r.audit(ctx, run)
 	if err := save(ctx, func(rec *record) { rec.State = run.status.State }); err != nil {
 		return err
 	}
