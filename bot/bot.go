@@ -38,6 +38,7 @@ type Options struct {
 	AppToken      secret.Text // for Socket Mode
 	APIURL        string      // "" is Slack's
 	Channel       string      // where pushes are announced that name no channel, may be ""
+	AuditChannel  string      // gets one line for each change, may be ""
 	Roles         Roles
 	Log           *slog.Logger
 	Now           func() time.Time

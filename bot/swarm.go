@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/slack-go/slack"
+
 	"waggle/ops"
 )
 
@@ -67,7 +69,7 @@ func (b *Bot) pending(ctx context.Context) (string, error) {
 		}
 		text.WriteString("\n")
 	}
-	return cut(text.String(), maxSection), nil
+	return cutEscaped(text.String(), maxSection), nil
 }
 
 func (b *Bot) audit(ctx context.Context, target string) (string, error) {
@@ -80,19 +82,36 @@ func (b *Bot) audit(ctx context.Context, target string) (string, error) {
 	}
 	var text strings.Builder
 	for _, e := range entries {
-		fmt.Fprintf(&text, "%s  %s *%s* %s %s", clock(e.At), esc(e.Who), e.Outcome, e.Kind, esc(e.Target))
-		if len(e.Diffs) > 0 {
-			fmt.Fprintf(&text, ": %s", esc(diffs(ops.Plan{Diffs: e.Diffs})))
-		}
-		if e.Decider != "" {
-			fmt.Fprintf(&text, " (decided by %s)", esc(e.Decider))
-		}
-		if e.Why != "" {
-			fmt.Fprintf(&text, ": %s", esc(cut(e.Why, 120)))
-		}
-		text.WriteString("\n")
+		text.WriteString(entryLine(e) + "\n")
 	}
-	return cut(text.String(), maxSection), nil
+	return cutEscaped(text.String(), maxSection), nil
+}
+
+// entryLine is one entry of the audit.
+func entryLine(e ops.Entry) string {
+	text := fmt.Sprintf("%s  %s *%s* %s %s", clock(e.At), line(e.Who), e.Outcome, e.Kind, line(e.Target))
+	if len(e.Diffs) > 0 {
+		text += ": " + line(diffs(ops.Plan{Diffs: e.Diffs}))
+	}
+	if e.Decider != "" {
+		text += fmt.Sprintf(" (decided by %s)", line(e.Decider))
+	}
+	if e.Why != "" {
+		text += ": " + line(cut(e.Why, 200))
+	}
+	return text
+}
+
+// Record implements ops.Reporter: one line in the audit channel.
+func (b *Bot) Record(ctx context.Context, e ops.Entry) error {
+	if b.opts.AuditChannel == "" || e.Outcome == ops.DryRun {
+		return nil
+	}
+	if err := b.pace(b.opts.AuditChannel).Wait(ctx); err != nil {
+		return err
+	}
+	_, _, err := b.api.PostMessageContext(ctx, b.opts.AuditChannel, options(rendered{text: entryLine(e), blocks: []slack.Block{section(entryLine(e))}})...)
+	return err
 }
 
 func redisAway(err error) error {

@@ -25,7 +25,7 @@ type Entry struct {
 	Took    time.Duration `json:"took_ns"`
 }
 
-func (r *Runner) audit(ctx context.Context, run *Run) {
+func (r *Runner) audit(ctx context.Context, run *Run) Entry {
 	s := run.status
 	entry := Entry{At: r.Env.Now(), ID: s.ID, Who: s.Actor.String(), UserID: s.Actor.ID, Kind: s.Kind,
 		Target: s.Target, Diffs: s.Plan.Diffs, Outcome: s.State, Took: r.Env.Now().Sub(s.Began)}
@@ -47,6 +47,7 @@ func (r *Runner) audit(ctx context.Context, run *Run) {
 	if err := r.Store.Append(ctx, "audit", entry, auditMax); err != nil {
 		r.Log.Error("the audit entry is only in this log", "op", entry.ID, "err", err)
 	}
+	return entry
 }
 
 // Audit returns the newest entries, newest first: of one target, unless that is "".

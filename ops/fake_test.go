@@ -218,6 +218,8 @@ func (r *recorder) Open(_ ops.Request, ref string, save func(string)) ops.Messag
 	return recorded{r}
 }
 
+func (r *recorder) Record(context.Context, ops.Entry) error { return nil }
+
 type recorded struct{ *recorder }
 
 func (m recorded) Show(s ops.Status) {

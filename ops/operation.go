@@ -146,4 +146,6 @@ type Reporter interface {
 	// Open returns the message for a request. ref names the message that an
 	// earlier attempt made, or is ""; save is called with the name of a new one.
 	Open(req Request, ref string, save func(ref string)) Message
+	// Record shows one line of the audit to those who watch it, if anybody does.
+	Record(ctx context.Context, e Entry) error
 }

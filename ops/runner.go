@@ -245,11 +245,14 @@ func (r *Runner) handle(ctx context.Context, payload []byte) error {
 
 	r.conclude(run, err)
 	auditing, cancel := detached(ctx)
-	r.audit(auditing, run)
+	entry := r.audit(auditing, run)
 	cancel()
 	closeMessage(ctx, run, log)
 	ctx, cancel = detached(ctx)
 	defer cancel()
+	if err := r.Reporter.Record(ctx, entry); err != nil {
+		log.Warn("the audit entry is not in its channel", "err", err)
+	}
 	if err := save(ctx, func(rec *record) { rec.State = run.status.State }); err != nil {
 		return err
 	}

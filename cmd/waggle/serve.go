@@ -103,7 +103,7 @@ func newService(c config.Settings, log *slog.Logger) (_ *service, err error) {
 		return nil, err
 	}
 	s.bot = bot.New(bot.Options{
-		Token: c.Slack.BotToken, SigningSecret: c.Slack.SigningSecret, AppToken: c.Slack.AppToken, APIURL: c.Slack.APIURL, Channel: c.Slack.Channel,
+		Token: c.Slack.BotToken, SigningSecret: c.Slack.SigningSecret, AppToken: c.Slack.AppToken, APIURL: c.Slack.APIURL, Channel: c.Slack.Channel, AuditChannel: c.Slack.AuditChannel,
 		Roles: bot.Roles{Admins: c.Roles.Admins, Operators: c.Roles.Operators, Viewers: c.Roles.Viewers},
 		Log:   log, Now: time.Now,
 	})

@@ -25,7 +25,7 @@ func (b *bench) click(user string, m workspace.Message, action string) {
 }
 
 func TestScaleToZeroWaitsForAnApproval(t *testing.T) {
-	b := start(t)
+	b := start(t, map[string]string{"WAGGLE_SLACK_AUDIT_CHANNEL": "C0OPS"})
 	b.service("pizza")
 	b.say(ada, "/scale pizza 0")
 	m := b.sees(grace, "pizza: replicas 1 → 0 waits for an approval")
@@ -51,6 +51,10 @@ func TestScaleToZeroWaitsForAnApproval(t *testing.T) {
 
 	b.say(grace, "/swarm audit pizza")
 	contains(t, "the audit", b.ws.Screen(channel, grace), "scale pizza: replicas 1 → 0 (decided by @grace)")
+	_, err := b.ws.Wait(b.ctx, "C0OPS", grace, func(m workspace.Message) bool {
+		return strings.Contains(m.Plain(), "@ada *done* scale pizza: replicas 1 → 0 (decided by @grace)")
+	})
+	b.must(err)
 }
 
 func TestRejectedWithAReason(t *testing.T) {
