@@ -82,12 +82,12 @@ func TestScaleRefusals(t *testing.T) {
 func TestScaleSaysWhatIsWrongWithReplicasThatDoNotRun(t *testing.T) {
 	b := start(t)
 	b.service("pizza", "--replicas-max-per-node", "1")
+	b.serviceOf(b.lab.BaseImage+"-missing", "ghost", "--replicas", "0")
 	b.say(ada, "/scale pizza 5")
+	b.say(ada, "/scale ghost 1")
+
 	m := b.seesWithin(90*time.Second, ada, "pizza: 3 of 5 run and nothing has changed for 20s")
 	contains(t, "the message", m.Plain(), "no suitable node (max replicas per node limit exceed", "`/scale pizza 1` goes back", "node-1 1")
-
-	b.serviceOf(b.lab.BaseImage+"-missing", "ghost", "--replicas", "0")
-	b.say(ada, "/scale ghost 1")
 	m = b.seesWithin(90*time.Second, ada, "ghost: 0 of 1 run")
 	contains(t, "the message", m.Plain(), "No such image", "`/scale ghost 0` goes back")
 }
