@@ -92,8 +92,32 @@ func (b *box) run(ctx context.Context, stdin string, args ...string) (string, er
 	return run(ctx, stdin, b.command(args...))
 }
 
-// close ends everything inside and waits for it.
-func (b *box) close() { b.init.stop(syscall.SIGKILL, time.Second) }
+// close ends everything inside and waits for it, some seconds at most.
+func (b *box) close() {
+	inside, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", b.init.pid()))
+	b.init.stop(syscall.SIGKILL, time.Second)
+	if err != nil {
+		return // it has ended before, and all inside with it
+	}
+	// What came in by nsenter is killed with the others but not waited for by them.
+	_ = poll(context.Background(), 5*time.Second, func(context.Context) error {
+		if left := inNamespace(inside); len(left) > 0 {
+			return fmt.Errorf("still there: %s", left)
+		}
+		return nil
+	})
+}
+
+// inNamespace lists the processes in a pid namespace, as /proc names it.
+func inNamespace(ns string) (processes []string) {
+	all, _ := filepath.Glob("/proc/[0-9]*")
+	for _, p := range all {
+		if in, err := os.Readlink(p + "/ns/pid"); err == nil && in == ns {
+			processes = append(processes, p)
+		}
+	}
+	return processes
+}
 
 func cleanEnv() []string {
 	return []string{"PATH=" + searchPath, "HOME=/root", "LANG=C"}

@@ -30,11 +30,7 @@ var packages = []tool{
 func require(ctx context.Context, tools []tool, step func(string, ...any)) error {
 	missing := missingPackages(tools)
 	if os.Geteuid() != 0 {
-		msg := "the lab needs root, for namespaces: run it with sudo"
-		if len(missing) > 0 {
-			msg += ", after: apt-get install --no-install-recommends " + strings.Join(missing, " ")
-		}
-		return errors.New(msg)
+		return needsRoot(missing)
 	}
 	if len(missing) == 0 {
 		return nil
@@ -46,6 +42,15 @@ func require(ctx context.Context, tools []tool, step func(string, ...any)) error
 		return fmt.Errorf("still missing after their installation: %s", strings.Join(left, " "))
 	}
 	return nil
+}
+
+// needsRoot says what somebody without root has to do.
+func needsRoot(missing []string) error {
+	msg := "the lab needs root, for namespaces: run it with sudo"
+	if len(missing) > 0 {
+		msg += ", after: apt-get install --no-install-recommends " + strings.Join(missing, " ")
+	}
+	return errors.New(msg)
 }
 
 func missingPackages(tools []tool) []string {
