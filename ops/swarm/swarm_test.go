@@ -345,7 +345,7 @@ func TestRealBuildIsCanceledOnTheEngine(t *testing.T) {
 	wait(true)
 	began := time.Now()
 	cancel()
-	wantError(t, <-done, ops.Canceled, "Called off")
+	wantError(t, <-done, ops.Canceled, "called off")
 	returned := time.Since(began)
 	wait(false)
 	stopped := time.Since(began)
