@@ -29,6 +29,8 @@ type House interface {
 	PendingOperations(ctx context.Context) ([]ops.Waits, error)
 	// Audit returns the newest entries, of one target unless that is "".
 	Audit(ctx context.Context, target string, n int) ([]ops.Entry, error)
+	// Ask answers a question of somebody who may ask it.
+	Ask(ctx context.Context, who ops.Actor, q ops.Question) (ops.Answer, error)
 }
 
 // Options configure a Bot.
@@ -53,6 +55,11 @@ type Bot struct {
 	every time.Duration // between the edits in a channel
 	quiet time.Duration
 	again time.Duration // before a call that failed is tried again
+	soon  time.Duration // how long an acknowledgement waits for an answer
+
+	life  context.Context // ends with Close
+	end   context.CancelFunc
+	reads sync.WaitGroup // answers under way
 
 	mu    sync.Mutex
 	team  string // our workspace's id, once known
@@ -69,11 +76,20 @@ func New(o Options) *Bot {
 	if o.APIURL != "" {
 		opts = append(opts, slack.OptionAPIURL(o.APIURL))
 	}
+	life, end := context.WithCancel(context.Background())
 	return &Bot{
 		opts: o, api: slack.New(o.Token.Reveal(), opts...), http: client,
-		every: editEvery, quiet: quiet, again: time.Second,
+		every: editEvery, quiet: quiet, again: time.Second, soon: ackWithin,
+		life: life, end: end,
 		paces: map[string]*rate.Limiter{}, users: map[string]cachedUser{}, group: map[string]cachedGroup{},
 	}
+}
+
+// Close ends the answers that are under way. What Open returned has a Close of
+// its own.
+func (b *Bot) Close() {
+	b.end()
+	b.reads.Wait()
 }
 
 // WorkFor says who takes the requests. It is called once, before any request

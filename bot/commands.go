@@ -11,7 +11,7 @@ import (
 
 // Command is one row of the command table: the source of the parser, the help,
 // the manifest and the docs. Either it changes something (New and Parse), or it
-// answers (Answer).
+// asks (Ask), or it is about Waggle itself (Answer).
 type Command struct {
 	Name    string // "/scale"
 	Verb    string // the first word, "drain" of "/node drain"; "" for a command without verbs
@@ -24,8 +24,13 @@ type Command struct {
 	// stored ones.
 	New   func() ops.Operation
 	Parse func(Args) (ops.Operation, error)
-	// Answer answers a command that makes no operation, to the asker alone and
-	// within the time that Slack gives an acknowledgement.
+	// Form asks for what the line does not say, when Parse returns errForm or there
+	// is no Parse.
+	Form *Form
+	// Ask makes the question that is answered to the asker alone.
+	Ask func(Args) (ops.Question, error)
+	// Answer answers a command about what Waggle itself does, to the asker alone;
+	// "" when the answer follows by itself.
 	Answer func(ctx context.Context, b *Bot, asked ops.Request, args Args) (string, error)
 }
 
@@ -38,6 +43,13 @@ func (c Command) flags() []string {
 		return c.Flags
 	}
 	return append([]string{dryRun}, c.Flags...)
+}
+
+func (c Command) parse(args Args) (ops.Operation, error) {
+	if c.Parse == nil {
+		return nil, errForm
+	}
+	return c.Parse(args)
 }
 
 // line is how the command is typed.

@@ -2,6 +2,7 @@ package bot
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"regexp"
 	"strings"
@@ -52,8 +53,14 @@ func TestCommandTable(t *testing.T) {
 			if strings.HasSuffix(c.Short, ".") || strings.ContainsAny(c.Short+c.Usage, "\n`") {
 				t.Errorf("usage and description are one line each, without backticks and a period")
 			}
-			if (c.Parse == nil) == (c.Answer == nil) || (c.Parse == nil) != (c.New == nil) {
-				t.Errorf("a command either changes (Parse and New) or answers")
+			ways := 0
+			for _, is := range []bool{c.Parse != nil || c.Form != nil, c.Ask != nil, c.Answer != nil} {
+				if is {
+					ways++
+				}
+			}
+			if ways != 1 || (c.Parse == nil && c.Form == nil) != (c.New == nil) {
+				t.Errorf("a command either changes (Parse and New), asks or answers")
 			}
 			if len(c.Example) == 0 {
 				t.Errorf("it has no example")
@@ -101,7 +108,16 @@ func parses(t *testing.T, c Command, text string) {
 		}
 		return
 	}
-	op, err := c.Parse(args)
+	if c.Ask != nil {
+		if q, err := c.Ask(args); err != nil || q == nil {
+			t.Errorf("%s%s: %v", c.Name, text, err)
+		}
+		return
+	}
+	op, err := c.parse(args)
+	if errors.Is(err, errForm) && c.Form != nil {
+		return
+	}
 	if err != nil {
 		t.Errorf("%s%s: %v", c.Name, text, err)
 		return

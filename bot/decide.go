@@ -25,18 +25,16 @@ const (
 
 // decisionButtons are below a plan that waits.
 func decisionButtons(token string) slack.Block {
-	text := func(s string) *slack.TextBlockObject {
-		return slack.NewTextBlockObject(slack.PlainTextType, s, false, false)
-	}
 	return slack.NewActionBlock("decision",
-		slack.NewButtonBlockElement(actionApprove, token, text("Approve")).WithStyle(slack.StylePrimary),
-		slack.NewButtonBlockElement(actionReject, token, text("Reject")).WithStyle(slack.StyleDanger))
+		slack.NewButtonBlockElement(actionApprove, token, plainText("Approve")).WithStyle(slack.StylePrimary),
+		slack.NewButtonBlockElement(actionReject, token, plainText("Reject")).WithStyle(slack.StyleDanger))
 }
 
 // interaction takes a click or a submitted form. What comes of a click is an edit
-// of the message, or a word to the clicker alone.
+// of the message, or a word to the clicker alone. What it returns is Slack's
+// acknowledgement, nil for an empty one.
 // Source: https://docs.slack.dev/reference/interaction-payloads/block_actions-payload
-func (b *Bot) interaction(ctx context.Context, in slack.InteractionCallback) error {
+func (b *Bot) interaction(ctx context.Context, in slack.InteractionCallback) (any, error) {
 	ctx, cancel := context.WithTimeout(ctx, ackWithin)
 	defer cancel()
 	asked := ops.Request{
@@ -48,37 +46,44 @@ func (b *Bot) interaction(ctx context.Context, in slack.InteractionCallback) err
 		for _, a := range in.ActionCallback.BlockActions {
 			where, err := json.Marshal(reply{User: in.User.ID, URL: in.ResponseURL})
 			if err != nil {
-				return err
+				return nil, err
 			}
 			asked.Reply = string(where)
 			asked.ID = clickID(in.User.ID, a.Value, a.ActionTs)
 			switch a.ActionID {
 			case actionApprove:
-				return b.decide(ctx, asked, a.Value, ops.Approve, "")
+				return nil, b.decide(ctx, asked, a.Value, ops.Approve, "")
 			case actionReject:
-				return b.askReason(ctx, in.TriggerID, form{Token: a.Value, Channel: in.Channel.ID})
+				return nil, b.askReason(ctx, in.TriggerID, form{Token: a.Value, Channel: in.Channel.ID})
 			}
 		}
 	case slack.InteractionTypeViewSubmission:
-		if in.View.CallbackID != viewReject {
-			return nil
+		switch in.View.CallbackID {
+		case viewCommand:
+			return b.filledForm(ctx, in, asked)
+		case viewReject:
+			return nil, b.rejected(ctx, in, asked)
 		}
-		var f form
-		if err := json.Unmarshal([]byte(in.View.PrivateMetadata), &f); err != nil {
-			return fmt.Errorf("read a form: %w", err)
-		}
-		where, err := json.Marshal(reply{User: in.User.ID})
-		if err != nil {
-			return err
-		}
-		asked.Channel, asked.Reply, asked.ID = f.Channel, string(where), clickID(in.User.ID, f.Token, in.View.ID)
-		reason := ""
-		if in.View.State != nil {
-			reason = in.View.State.Values[blockReason][inputReason].Value
-		}
-		return b.decide(ctx, asked, f.Token, ops.Reject, cut(reason, 300))
 	}
-	return nil
+	return nil, nil
+}
+
+// rejected takes the form with the reason.
+func (b *Bot) rejected(ctx context.Context, in slack.InteractionCallback, asked ops.Request) error {
+	var f form
+	if err := json.Unmarshal([]byte(in.View.PrivateMetadata), &f); err != nil {
+		return fmt.Errorf("read a form: %w", err)
+	}
+	where, err := json.Marshal(reply{User: in.User.ID})
+	if err != nil {
+		return err
+	}
+	asked.Channel, asked.Reply, asked.ID = f.Channel, string(where), clickID(in.User.ID, f.Token, in.View.ID)
+	reason := ""
+	if in.View.State != nil {
+		reason = in.View.State.Values[blockReason][inputReason].Value
+	}
+	return b.decide(ctx, asked, f.Token, ops.Reject, cut(reason, 300))
 }
 
 // form is what the rejection form remembers.
@@ -106,14 +111,11 @@ func (b *Bot) askReason(ctx context.Context, trigger string, f form) error {
 	if err != nil {
 		return err
 	}
-	text := func(s string) *slack.TextBlockObject {
-		return slack.NewTextBlockObject(slack.PlainTextType, s, false, false)
-	}
-	input := slack.NewPlainTextInputBlockElement(text("Why not now?"), inputReason).WithMaxLength(300)
-	reason := slack.NewInputBlock(blockReason, text("Reason"), nil, input).WithOptional(true)
+	input := slack.NewPlainTextInputBlockElement(plainText("Why not now?"), inputReason).WithMaxLength(300)
+	reason := slack.NewInputBlock(blockReason, plainText("Reason"), nil, input).WithOptional(true)
 	_, err = b.api.OpenViewContext(ctx, trigger, slack.ModalViewRequest{
 		Type: slack.VTModal, CallbackID: viewReject, PrivateMetadata: string(meta),
-		Title: text("Reject"), Submit: text("Reject"), Close: text("Back"),
+		Title: plainText("Reject"), Submit: plainText("Reject"), Close: plainText("Back"),
 		Blocks: slack.Blocks{BlockSet: []slack.Block{reason}},
 	})
 	return err

@@ -137,6 +137,7 @@ type submitter struct {
 	decided []decided
 	pending []ops.Waits
 	audit   []ops.Entry
+	ask     func(context.Context, ops.Question) (ops.Answer, error)
 }
 
 func (s *submitter) Submit(ctx context.Context, req ops.Request, op ops.Operation) error {
@@ -159,6 +160,13 @@ func (s *submitter) Decide(ctx context.Context, req ops.Request, token string, v
 }
 
 func (s *submitter) PendingOperations(context.Context) ([]ops.Waits, error) { return s.pending, nil }
+
+func (s *submitter) Ask(ctx context.Context, _ ops.Actor, q ops.Question) (ops.Answer, error) {
+	if s.ask != nil {
+		return s.ask(ctx, q)
+	}
+	return ops.Answer{Head: "It is so"}, nil
+}
 
 func (s *submitter) Audit(context.Context, string, int) ([]ops.Entry, error) { return s.audit, nil }
 

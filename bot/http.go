@@ -65,10 +65,13 @@ func (b *Bot) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				http.Error(w, "unreadable", http.StatusBadRequest)
 				return
 			}
-			if err := b.interaction(r.Context(), in); err != nil {
+			ack, err := b.interaction(r.Context(), in)
+			if err != nil {
 				// Slack then shows the clicker that it did not work.
 				b.opts.Log.Error("could not take a click", "user", in.User.ID, "err", err)
 				http.Error(w, "try again", http.StatusServiceUnavailable)
+			} else if ack != nil {
+				answer(w, ack)
 			}
 			return
 		}
@@ -77,8 +80,8 @@ func (b *Bot) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			http.Error(w, "no command in it", http.StatusBadRequest)
 			return
 		}
-		if text := b.command(r.Context(), cmd); text != "" {
-			answer(w, slack.Msg{ResponseType: slack.ResponseTypeEphemeral, Text: text})
+		if ack := b.command(r.Context(), cmd).acknowledgement(); ack != nil {
+			answer(w, ack)
 		}
 	case "application/json":
 		var event struct{ Type, Challenge string }
@@ -112,23 +115,23 @@ func answer(w http.ResponseWriter, v any) {
 }
 
 // command takes one slash command. What it returns is shown to the asker alone;
-// "" means that the request is stored and its message follows.
-func (b *Bot) command(ctx context.Context, cmd slack.SlashCommand) string {
+// a message without text means that more follows by itself.
+func (b *Bot) command(ctx context.Context, cmd slack.SlashCommand) rendered {
 	words, err := split(plain(cmd.Text))
 	if err != nil {
-		return sentence(err)
+		return rendered{text: sentence(err)}
 	}
 	row, words, err := find(cmd.Command, words)
 	if err != nil {
-		return sentence(err)
+		return rendered{text: sentence(err)}
 	}
 	args, err := parseArgs(words, row.flags(), row.Options)
 	if err != nil {
-		return usage(err, row)
+		return rendered{text: usage(err, row)}
 	}
 	where, err := json.Marshal(reply{User: cmd.UserID, URL: cmd.ResponseURL})
 	if err != nil {
-		return sentence(err)
+		return rendered{text: sentence(err)}
 	}
 	asked := ops.Request{
 		// A request that is replayed within Slack's five minutes is the same request.
@@ -139,25 +142,52 @@ func (b *Bot) command(ctx context.Context, cmd slack.SlashCommand) string {
 		Reply:   string(where),
 		DryRun:  args.Flags[dryRun],
 	}
-	ctx, cancel := context.WithTimeout(ctx, ackWithin)
-	defer cancel()
-	if row.Answer != nil {
+	switch {
+	case row.Ask != nil:
+		question, err := row.Ask(args)
+		if err != nil {
+			return rendered{text: usage(err, row)}
+		}
+		return b.reading(asked, func(ctx context.Context) rendered {
+			got, err := b.house.Ask(ctx, asked.Actor, question)
+			if err != nil {
+				return rendered{text: usage(err, row)}
+			}
+			return answers(got)
+		})
+	case row.Answer != nil:
+		ctx, cancel := context.WithTimeout(ctx, ackWithin)
+		defer cancel()
 		text, err := row.Answer(ctx, b, asked, args)
 		if err != nil {
-			return usage(err, row)
+			return rendered{text: usage(err, row)}
 		}
-		return text
+		return rendered{text: text}
 	}
-	op, err := row.Parse(args)
+	op, err := row.parse(args)
+	if errors.Is(err, errForm) {
+		if err := b.openForm(ctx, cmd.TriggerID, row, asked, args); err != nil {
+			return rendered{text: usage(err, row)}
+		}
+		return rendered{}
+	}
 	if err != nil {
-		return usage(err, row)
+		return rendered{text: usage(err, row)}
 	}
-	err = b.house.Submit(ctx, asked, op)
+	return rendered{text: b.submit(ctx, asked, op)}
+}
+
+// submit makes an operation durable. What it returns is said to the asker, "" when
+// the operation's own message follows.
+func (b *Bot) submit(ctx context.Context, asked ops.Request, op ops.Operation) string {
+	ctx, cancel := context.WithTimeout(ctx, ackWithin)
+	defer cancel()
+	err := b.house.Submit(ctx, asked, op)
 	switch {
 	case errors.Is(err, queue.ErrDuplicate):
 		return "This very request was taken before."
 	case err != nil:
-		b.opts.Log.Error("could not store a request", "command", cmd.Command, "user", cmd.UserID, "err", err)
+		b.opts.Log.Error("could not store a request", "title", asked.Title, "user", asked.Actor.ID, "err", err)
 		return "⛔ *Redis does not answer, so nothing was changed.*\nTry again in a minute; Waggle's `/readyz` says when it is back."
 	}
 	return ""

@@ -66,6 +66,15 @@ type rendered struct {
 	blocks []slack.Block
 }
 
+// acknowledgement is the message as an answer to the asker alone, nil for one
+// without text.
+func (r rendered) acknowledgement() any {
+	if r.text == "" {
+		return nil
+	}
+	return slack.Msg{ResponseType: slack.ResponseTypeEphemeral, Text: r.text, Blocks: slack.Blocks{BlockSet: r.blocks}}
+}
+
 // same is equal for two messages that differ at most in the footer, which has
 // the time.
 func (r rendered) same() string {

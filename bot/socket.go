@@ -59,21 +59,26 @@ func (b *Bot) socketEvent(ctx context.Context, client *socketmode.Client, event 
 	switch data := event.Data.(type) {
 	case slack.SlashCommand:
 		if !answers.TryGo(func() error {
-			b.acknowledge(ctx, client, event.Request, b.recovered(data.Command, func() string { return b.command(ctx, data) }))
+			var m rendered
+			if failed := b.recovered(data.Command, func() string { m = b.command(ctx, data); return "" }); failed != "" {
+				m = rendered{text: failed}
+			}
+			b.acknowledge(ctx, client, event.Request, m.acknowledgement())
 			return nil
 		}) {
 			log.Warn("too many requests at once: one was refused", "command", data.Command, "user", data.UserID)
-			b.acknowledge(ctx, client, event.Request, "⛔ *Waggle has too much to do at this moment, so nothing was changed.*\nTry again in a minute.")
+			b.acknowledge(ctx, client, event.Request, rendered{text: "⛔ *Waggle has too much to do at this moment, so nothing was changed.*\nTry again in a minute."}.acknowledgement())
 		}
 		return nil
 	case slack.InteractionCallback:
 		if !answers.TryGo(func() error {
 			b.recovered("interaction", func() string {
-				if err := b.interaction(ctx, data); err != nil {
+				ack, err := b.interaction(ctx, data)
+				if err != nil {
 					log.Error("could not take a click", "user", data.User.ID, "err", err)
 					return ""
 				}
-				b.acknowledge(ctx, client, event.Request, "")
+				b.acknowledge(ctx, client, event.Request, ack)
 				return ""
 			})
 			return nil
@@ -94,7 +99,7 @@ func (b *Bot) socketEvent(ctx context.Context, client *socketmode.Client, event 
 		log.Warn("could not acknowledge a request over Socket Mode", "err", data.Cause)
 	}
 	if event.Request != nil && event.Request.EnvelopeID != "" {
-		b.acknowledge(ctx, client, event.Request, "") // else Slack sends it again
+		b.acknowledge(ctx, client, event.Request, nil) // else Slack sends it again
 	}
 	return nil
 }
@@ -113,13 +118,9 @@ func (b *Bot) recovered(what string, answer func() string) (text string) {
 
 // acknowledge tells Slack that a request has come, with what the asker is to
 // see, if anything.
-func (b *Bot) acknowledge(ctx context.Context, client *socketmode.Client, req *socketmode.Request, text string) {
+func (b *Bot) acknowledge(ctx context.Context, client *socketmode.Client, req *socketmode.Request, payload any) {
 	ctx, cancel := context.WithTimeout(ctx, ackWithin)
 	defer cancel()
-	var payload any
-	if text != "" {
-		payload = slack.Msg{ResponseType: slack.ResponseTypeEphemeral, Text: text}
-	}
 	if err := client.AckCtx(ctx, req.EnvelopeID, payload); err != nil {
 		b.opts.Log.Warn("could not acknowledge a request over Socket Mode", "err", err)
 	}

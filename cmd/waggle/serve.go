@@ -204,6 +204,7 @@ func (s *service) run(ctx context.Context) error {
 	}
 	s.log.Info("listening", "addr", s.listener.Addr().String(), "socket_mode", s.socket)
 	err := doors.Wait()
+	s.bot.Close()
 	s.runner.Stop()
 	return err
 }
