@@ -3,6 +3,7 @@ package bot
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"waggle/internal/nearest"
@@ -59,7 +60,7 @@ func (c Command) line() string {
 
 // Commands is the table.
 func Commands() []Command {
-	return []Command{
+	return slices.Concat([]Command{
 		{
 			Name: "/scale", Usage: "<app> <n> | +<n> | -<n> [--dry-run]",
 			Short:   "Set how many replicas of an app run",
@@ -67,6 +68,7 @@ func Commands() []Command {
 			New:     func() ops.Operation { return new(ops.Scale) },
 			Parse:   parseScale,
 		},
+	}, nodeCommands(), []Command{
 		{
 			Name: "/swarm", Verb: "pending",
 			Short:   "What waits for an approval",
@@ -80,9 +82,10 @@ func Commands() []Command {
 			Answer:  answerCancel,
 		},
 		{
-			Name: "/swarm", Verb: "audit", Usage: "[app]",
+			Name: "/swarm", Verb: "audit", Usage: "[app] [--page n]",
 			Short:   "What was done lately, and by whom",
-			Example: []string{"/swarm audit", "/swarm audit pizza"},
+			Example: []string{"/swarm audit", "/swarm audit pizza", "/swarm audit --page 2"},
+			Options: []string{"page"},
 			Answer:  answerAudit,
 		},
 		{
@@ -91,7 +94,7 @@ func Commands() []Command {
 			Example: []string{"/swarm help"},
 			Answer:  answerHelp,
 		},
-	}
+	})
 }
 
 // slashCommands groups the table by name: Slack knows nothing of verbs.
@@ -117,15 +120,15 @@ func find(name string, words []string) (Command, []string, error) {
 		}
 		return Command{}, nil, e.Then("`/swarm help` lists them.")
 	}
-	if rows[0].Verb == "" {
-		return rows[0], words, nil
-	}
-	verbs := make([]string, len(rows))
-	for i, c := range rows {
-		if len(words) > 0 && words[0] == c.Verb {
+	var verbs []string
+	for _, c := range rows {
+		if c.Verb != "" && len(words) > 0 && words[0] == c.Verb {
 			return c, words[1:], nil
 		}
-		verbs[i] = c.Verb
+		verbs = append(verbs, c.Verb)
+	}
+	if i := slices.Index(verbs, ""); i >= 0 {
+		return rows[i], words, nil
 	}
 	if len(words) == 0 {
 		return Command{}, nil, ops.Errorf(ops.Invalid, "%s needs to know what", name).

@@ -124,7 +124,7 @@ func headline(s ops.Status) string {
 		}
 		return fmt.Sprintf("✅ *%s*%s", line(s.Result), was)
 	case ops.DryRun:
-		return fmt.Sprintf("📝 *%s: %s* (nothing was changed)", app, line(diffs(s.Plan)))
+		return fmt.Sprintf("📝 *%s: %s* (nothing was changed)", app, line(firstDiff(s.Plan)))
 	case ops.Failure:
 		if strings.HasPrefix(s.Err.Sentence, s.Target) {
 			return fmt.Sprintf("❌ *%s*", line(s.Err.Sentence))
@@ -133,9 +133,9 @@ func headline(s ops.Status) string {
 	case ops.Refused:
 		return fmt.Sprintf("⛔ *%s*", line(s.Err.Sentence))
 	case ops.Pending:
-		return fmt.Sprintf("🔐 *%s: %s* waits for an approval", app, line(diffs(s.Plan)))
+		return fmt.Sprintf("🔐 *%s: %s* waits for an approval", app, line(firstDiff(s.Plan)))
 	case ops.Rejected, ops.Expired, ops.Cancelled:
-		return fmt.Sprintf("🚫 *%s: %s* was not done: %s", app, line(diffs(s.Plan)), line(s.Err.Sentence))
+		return fmt.Sprintf("🚫 *%s: %s* was not done: %s", app, line(firstDiff(s.Plan)), line(s.Err.Sentence))
 	case ops.Superseded:
 		return fmt.Sprintf("⏭️ *%s %s:* %s", app, line(s.Title), line(s.Err.Sentence))
 	case ops.Waiting:
@@ -169,10 +169,31 @@ func diffs(p ops.Plan) string {
 	return strings.Join(parts, ", ")
 }
 
+// firstDiff is the change that matters most, with how many more there are.
+func firstDiff(p ops.Plan) string {
+	switch len(p.Diffs) {
+	case 0:
+		return "nothing"
+	case 1:
+		return p.Diffs[0].String()
+	}
+	return fmt.Sprintf("%s (and %d more)", p.Diffs[0], len(p.Diffs)-1)
+}
+
 // detail is what is below the first line.
 func detail(s ops.Status) string {
 	var lines []string
 	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
+	planned := func(p ops.Plan) {
+		if len(p.Diffs) > 1 {
+			for _, d := range p.Diffs {
+				add("• %s", line(d.String()))
+			}
+		}
+		for _, f := range p.Facts {
+			add("%s", line(f))
+		}
+	}
 	if s.Err != nil && s.Err.Next != "" {
 		add("%s", line(s.Err.Next))
 	}
@@ -180,13 +201,12 @@ func detail(s ops.Status) string {
 		if s.Before != nil {
 			add("⚠️ The cluster changed after somebody approved this: it was `%s`.", line(diffs(*s.Before)))
 		}
-		if len(s.Plan.Diffs) > 1 {
-			for _, d := range s.Plan.Diffs {
-				add("• %s", line(d.String()))
-			}
-		}
+		planned(s.Plan)
 		add("Why: %s.", line(s.Plan.Approval))
 		add("Somebody other than %s may approve it until %s.", mention(s.Actor), clock(s.Deadline))
+	}
+	if s.State == ops.DryRun {
+		planned(s.Plan)
 	}
 	if s.Note != "" && s.State != ops.Waiting && s.State != ops.Reverting {
 		add("_%s_", line(s.Note))

@@ -3,6 +3,7 @@ package bot
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/slack-go/slack"
@@ -47,7 +48,15 @@ func answerAudit(ctx context.Context, b *Bot, asked ops.Request, args Args) (str
 	if err := b.Authorise(ctx, asked.Actor, ops.Viewer); err != nil {
 		return "", err
 	}
-	return b.audit(ctx, strings.Join(args.Words, ""))
+	page := 1
+	if p, given := args.Options["page"]; given {
+		n, err := strconv.Atoi(p)
+		if err != nil || n < 1 || n > 1000 {
+			return "", ops.Errorf(ops.Invalid, "%q is no page: pages are counted from 1", cut(p, 20))
+		}
+		page = n
+	}
+	return b.audit(ctx, strings.Join(args.Words, ""), page)
 }
 
 func (b *Bot) pending(ctx context.Context) (string, error) {
@@ -72,19 +81,29 @@ func (b *Bot) pending(ctx context.Context) (string, error) {
 	return cutEscaped(text.String(), maxSection), nil
 }
 
-func (b *Bot) audit(ctx context.Context, target string) (string, error) {
-	entries, err := b.house.Audit(ctx, target, auditShown)
+func (b *Bot) audit(ctx context.Context, target string, page int) (string, error) {
+	entries, err := b.house.Audit(ctx, target, page*auditShown+1)
 	if err != nil {
 		return "", redisAway(err)
 	}
+	from := min((page-1)*auditShown, len(entries))
+	more := len(entries) > page*auditShown
+	entries = entries[from:min(page*auditShown, len(entries))]
 	if len(entries) == 0 {
+		if page > 1 {
+			return "There is no such page: nothing older is remembered here; the log of Waggle has it all.", nil
+		}
 		return "Nothing was done that Redis remembers; the log of Waggle has it all.", nil
 	}
 	var text strings.Builder
 	for _, e := range entries {
 		text.WriteString(entryLine(e) + "\n")
 	}
-	return cutEscaped(text.String(), maxSection), nil
+	next := ""
+	if more {
+		next = strings.Join(strings.Fields(fmt.Sprintf("Older: `/swarm audit %s --page %d`", esc(target), page+1)), " ")
+	}
+	return cutEscaped(text.String(), maxSection-100) + next, nil
 }
 
 // entryLine is one entry of the audit.

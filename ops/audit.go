@@ -21,33 +21,37 @@ type Entry struct {
 	Outcome State     `json:"outcome"`
 	Why     string    `json:"why,omitempty"`
 	// Decider approved, rejected or cancelled it.
-	Decider string        `json:"decider,omitempty"`
-	Took    time.Duration `json:"took_ns"`
+	Decider   string        `json:"decider,omitempty"`
+	DeciderID string        `json:"decider_id,omitempty"`
+	Took      time.Duration `json:"took_ns"`
 }
 
 func (r *Runner) audit(ctx context.Context, run *Run) Entry {
 	s := run.status
 	entry := Entry{At: r.Env.Now(), ID: s.ID, Who: s.Actor.String(), UserID: s.Actor.ID, Kind: s.Kind,
 		Target: s.Target, Diffs: s.Plan.Diffs, Outcome: s.State, Took: r.Env.Now().Sub(s.Began)}
-	attrs := []any{"op", entry.ID, "who", entry.Who, "user_id", entry.UserID, "kind", entry.Kind, "target", entry.Target,
-		"diffs", entry.Diffs, "outcome", entry.Outcome, "took", entry.Took}
 	if s.Decision != nil {
-		entry.Decider = s.Decision.By.String()
-		attrs = append(attrs, "decider", entry.Decider, "decider_id", s.Decision.By.ID)
+		entry.Decider, entry.DeciderID = s.Decision.By.String(), s.Decision.By.ID
 	}
+	var cause error
 	if s.Err != nil {
-		entry.Why = s.Err.Sentence
-		attrs = append(attrs, "why", s.Err.Sentence)
-		if s.Err.Err != nil {
-			attrs = append(attrs, "err", s.Err.Err.Error())
-		}
+		entry.Why, cause = s.Err.Sentence, s.Err.Err
 	}
-	r.Log.Info("audit", attrs...)
 	r.Metrics.count(entry.Kind, entry.Outcome, entry.Took)
-	if err := r.Store.Append(ctx, "audit", entry, auditMax); err != nil {
+	if cause != nil {
+		r.Log.Warn("an operation ended with an error", "op", entry.ID, "outcome", entry.Outcome, "err", cause)
+	}
+	if err := r.record(ctx, entry); err != nil {
 		r.Log.Error("the audit entry is only in this log", "op", entry.ID, "err", err)
 	}
 	return entry
+}
+
+// record puts an entry into the log and the stream.
+func (r *Runner) record(ctx context.Context, e Entry) error {
+	r.Log.Info("audit", "op", e.ID, "who", e.Who, "user_id", e.UserID, "kind", e.Kind, "target", e.Target, "diffs", e.Diffs,
+		"outcome", e.Outcome, "took", e.Took, "decider", e.Decider, "decider_id", e.DeciderID, "why", e.Why)
+	return r.Store.Append(ctx, "audit", e, auditMax)
 }
 
 // Audit returns the newest entries, newest first: of one target, unless that is "".

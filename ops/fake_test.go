@@ -29,14 +29,21 @@ type fakeSwarm struct {
 	build        func(ctx context.Context, req ops.BuildRequest) error
 	push         func() error
 	log          string // of every task
-	down         error  // every call fails with it
+	beforeNode   func(*fakeSwarm)
+	nodeChanges  []ops.NodeChange
+	cluster      uint64 // its version
+	rotated      []string
+	down         error // every call fails with it
 }
 
 func newFakeSwarm(services ...ops.Service) *fakeSwarm {
 	f := &fakeSwarm{services: map[string]*ops.Service{}, previous: map[string]ops.Service{}}
 	for i := range 3 {
-		f.nodes = append(f.nodes, ops.Node{ID: fmt.Sprintf("id%d", i+1), Hostname: fmt.Sprintf("n%d", i+1), State: "ready", Availability: "active"})
+		f.nodes = append(f.nodes, ops.Node{ID: fmt.Sprintf("id%d", i+1), Hostname: fmt.Sprintf("n%d", i+1), State: "ready", Availability: "active", Role: "worker",
+			Addr: fmt.Sprintf("10.0.0.%d", i+1), OS: "linux", Arch: "x86_64", EngineVersion: "20.10.24", CPUs: 2e9, Memory: 4 << 30})
 	}
+	f.manager(0)
+	f.nodes[0].Leader = true
 	for _, s := range services {
 		if s.Mode == "" {
 			s.Mode = ops.Replicated
@@ -45,6 +52,12 @@ func newFakeSwarm(services ...ops.Service) *fakeSwarm {
 		f.services[s.Name] = &s
 	}
 	return f
+}
+
+// manager makes a node one.
+func (f *fakeSwarm) manager(i int) {
+	n := &f.nodes[i]
+	n.Role, n.Manager, n.Reachable, n.ManagerAt = "manager", true, true, n.Addr+":2377"
 }
 
 func (f *fakeSwarm) with(do func()) { f.mu.Lock(); defer f.mu.Unlock(); do() }
@@ -101,7 +114,99 @@ func (f *fakeSwarm) Tasks(_ context.Context, id string, upToDate bool) ([]ops.Ta
 	return out, nil
 }
 
-func (f *fakeSwarm) Nodes(context.Context) ([]ops.Node, error) { return f.nodes, f.down }
+func (f *fakeSwarm) Nodes(context.Context) ([]ops.Node, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.nodes), f.down
+}
+
+// NodeTasks returns the running tasks of all services.
+func (f *fakeSwarm) NodeTasks(ctx context.Context, nodeID string) ([]ops.Task, error) {
+	services, err := f.Services(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []ops.Task
+	for _, s := range services {
+		tasks, _ := f.Tasks(ctx, s.ID, false)
+		for _, t := range tasks {
+			if nodeID == "" || t.NodeID == nodeID {
+				t.ServiceID = s.ID
+				out = append(out, t)
+			}
+		}
+	}
+	return out, nil
+}
+
+func (f *fakeSwarm) UpdateNode(_ context.Context, n ops.Node, c ops.NodeChange) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if hand := f.beforeNode; hand != nil {
+		f.beforeNode = nil
+		hand(f)
+	}
+	i := slices.IndexFunc(f.nodes, func(m ops.Node) bool { return m.ID == n.ID })
+	if i < 0 {
+		return ops.Errorf(ops.NotFound, "There is no node %s", n.ID)
+	}
+	if f.nodes[i].Version != n.Version {
+		return ops.Errorf(ops.OutOfDate, "%s changed since it was read", n.Hostname)
+	}
+	f.nodeChanges = append(f.nodeChanges, c)
+	m := &f.nodes[i]
+	m.Version++
+	if c.Availability != "" {
+		m.Availability = c.Availability
+	}
+	if c.Role != "" {
+		m.Role, m.Manager, m.Reachable = c.Role, c.Role == "manager", c.Role == "manager"
+	}
+	m.Labels = maps.Clone(m.Labels)
+	for k, v := range c.Labels {
+		if m.Labels == nil {
+			m.Labels = map[string]string{}
+		}
+		m.Labels[k] = v
+	}
+	for _, k := range c.Unset {
+		delete(m.Labels, k)
+	}
+	return nil
+}
+
+func (f *fakeSwarm) RemoveNode(_ context.Context, id string, force bool) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i, n := range f.nodes {
+		if n.ID != id {
+			continue
+		}
+		if !force && n.State != "down" {
+			return ops.Errorf(ops.Internal, "%s is not down and can't be removed", n.Hostname)
+		}
+		f.nodes = slices.Delete(f.nodes, i, i+1)
+		return nil
+	}
+	return ops.Errorf(ops.NotFound, "There is no node %s", id)
+}
+
+func (f *fakeSwarm) Cluster(context.Context) (ops.Cluster, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return ops.Cluster{ID: "cluster", Version: f.cluster, Self: "id1", WorkerToken: "canary-worker-token", ManagerToken: "canary-manager-token"}, f.down
+}
+
+func (f *fakeSwarm) RotateTokens(_ context.Context, c ops.Cluster, worker, manager bool) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if c.Version != f.cluster {
+		return ops.Errorf(ops.OutOfDate, "the swarm changed")
+	}
+	f.cluster++
+	f.rotated = append(f.rotated, fmt.Sprintf("worker %t, manager %t", worker, manager))
+	return nil
+}
 
 func (f *fakeSwarm) UpdateService(_ context.Context, svc ops.Service, c ops.Change) ([]string, error) {
 	f.mu.Lock()

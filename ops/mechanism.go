@@ -120,16 +120,20 @@ func (r *Runner) lock(ctx context.Context, run *Run, wait bool) (*store.Lease, e
 	defer deadline.Stop()
 	tick := time.NewTicker(300 * time.Millisecond)
 	defer tick.Stop()
+	what := run.op.Target()
+	if l, ok := run.op.(Locker); ok {
+		what = l.Lock()
+	}
 	for {
-		lease, err := r.Store.Lock(ctx, "target:"+run.op.Target(), r.claim(run))
+		lease, err := r.Store.Lock(ctx, "target:"+what, r.claim(run))
 		held := new(store.HeldError)
 		switch {
 		case err == nil:
 			return lease, nil
 		case !errors.As(err, &held):
-			return nil, &Error{Code: Unavailable, Sentence: "Redis does not answer, so nothing was changed", Next: "Try again in a minute.", Err: err}
+			return nil, redisAway(err)
 		}
-		who := fmt.Sprintf("%s has been changing %s (%s) since %s", held.Owner, run.op.Target(), held.Reason, held.Since.UTC().Format("15:04:05 UTC"))
+		who := fmt.Sprintf("%s has been changing %s (%s) since %s", held.Owner, what, held.Reason, held.Since.UTC().Format("15:04:05 UTC"))
 		refused := Errorf(Locked, "%s", who).Then("Nothing was changed. Try again when that is done.")
 		if !wait {
 			return nil, refused

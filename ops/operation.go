@@ -35,6 +35,13 @@ type Operation interface {
 	Converge(ctx context.Context, run *Run) (string, error)
 }
 
+// Locker is an operation that does not run beside others of the same Lock, though
+// their targets differ.
+type Locker interface {
+	Operation
+	Lock() string
+}
+
 // Preparer is an operation with slow work that changes nothing in the swarm, to
 // be done before anything is locked: cloning, building, pushing. One at a time
 // for a target; a newer one replaces those that wait.
@@ -66,6 +73,13 @@ type Env struct {
 	ScaleAbove    int
 	BuildTimeout  time.Duration
 	DeployTimeout time.Duration // the longest an update may take to converge
+	JoinTimeout   time.Duration // the longest a node may take to be Ready
+	// Servers are the machines that may join; SSH has the user and port of those of
+	// which nothing else is said.
+	Servers Servers
+	SSH     Address
+	// AdvertiseAddr is the address that new nodes dial, "" for this manager's own.
+	AdvertiseAddr string
 	Now           func() time.Time
 }
 
@@ -80,6 +94,7 @@ type Run struct {
 	approved *Plan // the plan that somebody approved
 	persist  func(ctx context.Context, op json.RawMessage) error
 	message  Message
+	atEnd    []func()
 
 	mu     sync.Mutex
 	status Status
@@ -92,6 +107,16 @@ func (r *Run) Save(ctx context.Context) error {
 		return err
 	}
 	return r.persist(ctx, b)
+}
+
+// Defer calls f when this attempt at the operation ends, however it does: the last
+// one first.
+func (r *Run) Defer(f func()) { r.atEnd = append(r.atEnd, f) }
+
+func (r *Run) end() {
+	for i := len(r.atEnd) - 1; i >= 0; i-- {
+		r.atEnd[i]()
+	}
 }
 
 // update changes the status and shows it.

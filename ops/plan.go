@@ -18,6 +18,7 @@ func (d Diff) String() string {
 // applied. A plan that cannot be carried out is an error instead.
 type Plan struct {
 	Diffs    []Diff   `json:"diffs"`
+	Facts    []string `json:"facts,omitempty"`    // what to know about it, to decide
 	Warnings []string `json:"warnings,omitempty"` // what stands in the way without forbidding it
 	Approval string   `json:"approval,omitempty"` // why somebody else has to agree; "" when nobody has to
 	Undo     string   `json:"undo,omitempty"`     // the command that takes it back

@@ -175,6 +175,7 @@ func (r *Runner) handle(ctx context.Context, payload []byte) error {
 	}
 
 	run := &Run{Env: r.Env, Request: rec.Request, Log: log, op: op}
+	defer run.end()
 	run.status = Status{ID: req.ID, Kind: op.Kind(), Target: op.Target(), Title: req.Title, Actor: req.Actor, State: Planning, Began: req.At}
 	var saving sync.Mutex
 	var save saver = func(ctx context.Context, change func(*record)) error {

@@ -21,8 +21,9 @@ import (
 type house struct {
 	*ops.Runner
 	*recorder
-	swarm  *fakeSwarm
-	source *fakeSource
+	swarm   *fakeSwarm
+	source  *fakeSource
+	servers *fakeServers
 }
 
 type allow struct{ err error }
@@ -43,13 +44,23 @@ func startOn(t *testing.T, redis *store.Embedded, swarm *fakeSwarm, change ...fu
 	t.Helper()
 	s := store.Open(redis.Options())
 	log := slog.New(slog.DiscardHandler)
-	h := &house{recorder: newRecorder(), swarm: swarm, source: &fakeSource{}}
+	h := &house{recorder: newRecorder(), swarm: swarm, source: &fakeSource{}, servers: newFakeServers(swarm)}
 	h.Runner = &ops.Runner{
 		Env: ops.Env{Swarm: swarm, Source: h.source, Registry: ops.Registry{Domain: "reg:5000", Prefix: "acme"},
-			ScaleAbove: 20, BuildTimeout: 10 * time.Second, DeployTimeout: 10 * time.Second, Now: time.Now},
+			ScaleAbove: 20, BuildTimeout: 10 * time.Second, DeployTimeout: 10 * time.Second, JoinTimeout: 2 * time.Second, Now: time.Now,
+			Servers: h.servers, SSH: ops.Address{User: "root", Port: 22}},
 		Kinds: map[string]func() ops.Operation{
-			"scale":  func() ops.Operation { return new(ops.Scale) },
-			"deploy": func() ops.Operation { return new(ops.Deploy) },
+			"scale":         func() ops.Operation { return new(ops.Scale) },
+			"deploy":        func() ops.Operation { return new(ops.Deploy) },
+			"join":          func() ops.Operation { return new(ops.NodeJoin) },
+			"join-rotate":   func() ops.Operation { return new(ops.TokenRotation) },
+			"node-remove":   func() ops.Operation { return new(ops.NodeRemove) },
+			"node-label":    func() ops.Operation { return new(ops.NodeLabel) },
+			"node-promote":  func() ops.Operation { return &ops.NodeRole{Manager: true} },
+			"node-demote":   func() ops.Operation { return &ops.NodeRole{} },
+			"node-drain":    func() ops.Operation { return &ops.NodeAvailability{To: ops.Drain} },
+			"node-activate": func() ops.Operation { return &ops.NodeAvailability{To: ops.Active} },
+			"node-pause":    func() ops.Operation { return &ops.NodeAvailability{To: ops.Pause} },
 		},
 		ApprovalTTL: time.Minute, Metrics: ops.NewMetrics(prometheus.NewRegistry()),
 		Store: s, Authoriser: allow{}, Reporter: h.recorder, Log: log,

@@ -95,7 +95,7 @@ func (s *Scale) Apply(ctx context.Context, run *Run) error {
 	}
 	s.Decided = &ScaleDecision{From: s.svc.Replicas, To: s.to, Version: s.svc.Version}
 	if err := run.Save(ctx); err != nil {
-		return &Error{Code: Unavailable, Sentence: "Redis does not answer, so nothing was changed", Next: "Try again in a minute.", Err: err}
+		return redisAway(err)
 	}
 	_, err := run.Swarm.UpdateService(ctx, s.svc, Change{Replicas: &s.to, Auth: run.Registry.authFor(s.svc.Image)})
 	return err

@@ -38,6 +38,10 @@ type Servers interface {
 	// Server.HostKey tells which it was; else only exactly that one is. It honours
 	// ctx until it returns; the caller must Close the Server.
 	Connect(ctx context.Context, addr Address, want HostKey) (Server, error)
+	// ProbeUDP sends one datagram from this machine: nil when an answer comes, or the
+	// refusal of a machine on which nothing listens, so that the way there is open;
+	// Unavailable when nothing comes back.
+	ProbeUDP(ctx context.Context, host string, port int) error
 }
 
 // Server is a machine with an open SSH connection, and its Docker engine, which
@@ -47,7 +51,8 @@ type Server interface {
 	// Machine reads the server's engine.
 	Machine(ctx context.Context) (Machine, error)
 	// Reaches opens, from the server, a TCP connection to host:port and closes it
-	// again. The error is Unavailable with the cause: refused, no answer.
+	// again. The error is Unavailable with the cause: refused, no answer; any other
+	// code means that it cannot be seen (the server forbids forwarding).
 	Reaches(ctx context.Context, address string) error
 	// JoinSwarm has the engine join. It may return nil, or an error of the code
 	// Unavailable, while the engine goes on trying: Machine.Swarm tells.

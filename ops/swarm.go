@@ -33,6 +33,11 @@ type Service struct {
 	Monitor    time.Duration // how long the swarm watches a new task before it trusts it (5 s unless set)
 	MaxPerNode int           // max_replicas_per_node, 0 = no limit
 
+	Constraints   []string // as they are written: "node.role == manager"
+	Platforms     []string // os/arch of its image, empty when any will do
+	ReserveCPU    int64    // what each task reserves, in 1e-9 cores
+	ReserveMemory int64    // in bytes
+
 	Running, Desired int // tasks that run, and that should; only Services tells
 }
 
@@ -58,17 +63,6 @@ type Task struct {
 	Image     string
 	Created   time.Time
 	Updated   time.Time // when State was reached
-}
-
-// Node is one engine of the swarm.
-type Node struct {
-	ID           string
-	Hostname     string
-	Addr         string
-	Role         string // manager or worker
-	Leader       bool
-	Availability string // active, pause or drain
-	State        string // ready, down, disconnected or unknown
 }
 
 // RegistryAuth is what it takes to log in to a registry.
@@ -110,6 +104,8 @@ type BuildRequest struct {
 // Unavailable when no manager answers; anything else is Internal. Every call
 // honours ctx.
 type Swarm interface {
+	Nodes
+
 	// Services returns all services, by name.
 	Services(ctx context.Context) ([]Service, error)
 	// Service returns the service of exactly that name (or id).
@@ -117,9 +113,6 @@ type Swarm interface {
 	// Tasks returns the tasks of a service: all the swarm still knows, or only
 	// those made from the service's current task spec.
 	Tasks(ctx context.Context, serviceID string, upToDate bool) ([]Task, error)
-	// Nodes returns all nodes, by hostname.
-	Nodes(ctx context.Context) ([]Node, error)
-
 	// UpdateService makes the change on the version that svc was read at, in
 	// one write, and returns the warnings of the engine.
 	UpdateService(ctx context.Context, svc Service, change Change) ([]string, error)

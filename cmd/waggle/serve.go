@@ -116,6 +116,7 @@ func newService(c config.Settings, log *slog.Logger) (_ *service, err error) {
 			Swarm: s.swarm, Source: checkouts{git}, ScaleAbove: c.Approvals.ScaleAbove,
 			Registry: ops.Registry{Domain: c.Registry.Domain, Prefix: c.Registry.Prefix,
 				Auth: ops.RegistryAuth{Username: c.Registry.Username, Password: c.Registry.Password}},
+			JoinTimeout: c.Join.Timeout, SSH: ops.Address{User: c.SSH.User, Port: c.SSH.Port}, AdvertiseAddr: c.Swarm.AdvertiseAddr,
 			BuildTimeout: c.Build.Timeout, DeployTimeout: c.Deploy.Timeout, Now: time.Now,
 		},
 		Kinds: kinds, Store: s.store, Authoriser: s.bot, Reporter: s.bot, Log: log, Metrics: ops.NewMetrics(metrics),

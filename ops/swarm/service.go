@@ -106,6 +106,13 @@ func service(s *swarm.Service) ops.Service {
 	}
 	if p := s.Spec.TaskTemplate.Placement; p != nil {
 		o.MaxPerNode = int(p.MaxReplicas)
+		o.Constraints = p.Constraints
+		for _, q := range p.Platforms {
+			o.Platforms = append(o.Platforms, q.OS+"/"+q.Architecture)
+		}
+	}
+	if r := s.Spec.TaskTemplate.Resources; r != nil && r.Reservations != nil {
+		o.ReserveCPU, o.ReserveMemory = r.Reservations.NanoCPUs, r.Reservations.MemoryBytes
 	}
 	if e := s.Spec.EndpointSpec; e != nil {
 		for _, p := range e.Ports {

@@ -169,7 +169,7 @@ func TestRealEngineAndNodes(t *testing.T) {
 			t.Errorf("node = %+v", n)
 		}
 	}
-	if self, err := r.SelfNode(t.Context()); err != nil || self != nodes[0] {
+	if c, err := r.Cluster(t.Context()); err != nil || c.Self != nodes[0].ID || c.WorkerToken.Empty() || c.ManagerToken.Empty() {
 		t.Errorf("self = %+v, %v", self, err)
 	}
 	worker, err := Dial(Options{Host: r.lab.Nodes[2].Host()})

@@ -1,0 +1,465 @@
+package ops
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	lookWithin = 20 * time.Second // looking at a server
+	swarmPort  = "2377"
+	gossipPort = 7946
+	vxlanPort  = 4789
+
+	clockWorry  = 10 * time.Second // a clock that is off by more is mentioned
+	clockRefuse = 30 * time.Minute // by more, it does not accept the swarm's certificates
+)
+
+// NodeJoin makes a server a node of the swarm. It is reached over SSH, and its
+// engine spoken to by its API: no command is run there, and the token is on no
+// command line.
+type NodeJoin struct {
+	Server     Address `json:"server"` // zero fields are those of Env.SSH
+	Manager    bool    `json:"manager,omitempty"`
+	Advertise  string  `json:"advertise,omitempty"` // the address other nodes reach it at, "" for the engine's choice
+	NoRegistry bool    `json:"no_registry,omitempty"`
+
+	// HostKey is taken at the first look and the only one accepted from then on.
+	HostKey HostKey `json:"host_key,omitzero"`
+	// Decided says that the engine was, or is about to be, told to join.
+	Decided bool `json:"decided,omitempty"`
+
+	addr    Address
+	server  Server
+	machine Machine
+	member  *Node // it is in this swarm already
+	began   time.Time
+}
+
+func (*NodeJoin) Kind() string     { return "join" }
+func (j *NodeJoin) Target() string { return j.Server.Host }
+func (*NodeJoin) Needs() Role      { return Admin }
+
+// Lock: a new manager changes the quorum.
+func (j *NodeJoin) Lock() string {
+	if j.Manager {
+		return lockManagers
+	}
+	return j.Target()
+}
+
+func (j *NodeJoin) role() string {
+	if j.Manager {
+		return "manager"
+	}
+	return "worker"
+}
+
+// Plan looks at the server before anybody is asked.
+func (j *NodeJoin) Plan(ctx context.Context, run *Run) (Plan, error) {
+	if run.Registry.Domain == "" && !j.NoRegistry {
+		return Plan{}, Errorf(Invalid, "There is no default push registry, so the apps that are built here could not run on another node").
+			Then("Set one first, or add `--no-registry` if all images come from elsewhere.")
+	}
+	j.addr = j.Server
+	if j.addr.User == "" {
+		j.addr.User = run.SSH.User
+	}
+	if j.addr.Port == 0 {
+		j.addr.Port = run.SSH.Port
+	}
+	nodes, err := run.Swarm.Nodes(ctx)
+	if err != nil {
+		return Plan{}, err
+	}
+	cluster, err := run.Swarm.Cluster(ctx)
+	if err != nil {
+		return Plan{}, err
+	}
+	look, cancel := context.WithTimeout(ctx, lookWithin)
+	defer cancel()
+	if err := j.connect(look, run); err != nil {
+		return Plan{}, err
+	}
+	if j.machine, err = j.server.Machine(look); err != nil {
+		return Plan{}, err
+	}
+	if j.HostKey == (HostKey{}) {
+		j.HostKey = j.server.HostKey()
+		if err := run.Save(ctx); err != nil {
+			return Plan{}, redisAway(err)
+		}
+	}
+	plan, err := j.membership(nodes)
+	if err != nil || j.member != nil {
+		return plan, err
+	}
+	return j.plan(look, run, nodes, cluster)
+}
+
+func (j *NodeJoin) connect(ctx context.Context, run *Run) error {
+	if j.server != nil {
+		return nil
+	}
+	server, err := run.Servers.Connect(ctx, j.addr, j.HostKey)
+	if err != nil {
+		return err
+	}
+	j.server = server
+	run.Defer(func() { _ = server.Close() }) // nothing is lost with it
+	return nil
+}
+
+// membership says what an engine's present swarm means for its joining.
+func (j *NodeJoin) membership(nodes []Node) (Plan, error) {
+	m := j.machine.Swarm
+	j.member = nil
+	if m.State == "" || m.State == "inactive" {
+		return Plan{}, nil
+	}
+	for _, n := range nodes {
+		if n.ID != m.NodeID || m.NodeID == "" {
+			continue
+		}
+		if n.Role != j.role() {
+			verb := "promote"
+			if !j.Manager {
+				verb = "demote"
+			}
+			return Plan{}, Errorf(Invalid, "%s is in this swarm already, as a %s called %s", j.Server.Host, n.Role, n.Hostname).
+				Then("`/node %s %s` makes it a %s.", verb, n.Hostname, j.role())
+		}
+		j.member = &n
+		return Plan{Diffs: []Diff{{What: "node " + n.Hostname, From: "in this swarm", To: "in this swarm"}}}, nil
+	}
+	ours := slices.ContainsFunc(nodes, func(n Node) bool { return n.Manager && slices.Contains(m.Managers, n.ManagerAt) })
+	switch {
+	case j.Decided && (ours || m.State == "pending"):
+		return Plan{}, nil // the attempt that was cut off goes on by itself
+	case m.State == "locked":
+		return Plan{}, Errorf(Invalid, "The engine of %s is in a swarm that is locked", j.Server.Host).
+			Then("Type `docker swarm unlock` there to use that swarm, or `docker swarm leave --force` to leave it, then `/join-node` again.")
+	case m.State == "pending":
+		return Plan{}, Errorf(Invalid, "The engine of %s is trying to join a swarm at this moment", j.Server.Host).
+			Then("Wait until it is done, or type `docker swarm leave --force` there, then `/join-node` again.")
+	case ours:
+		return Plan{}, Errorf(Invalid, "The engine of %s was a node of this swarm and was removed from it", j.Server.Host).
+			Then("Type `docker swarm leave --force` there, then `/join-node` again.")
+	case m.State == "error":
+		return Plan{}, Errorf(Invalid, "The engine of %s is in a swarm that does not work: %s", j.Server.Host, m.Error).
+			Then("Type `docker swarm leave --force` there, then `/join-node` again.")
+	}
+	leave := "docker swarm leave"
+	if m.Manager {
+		leave += " --force"
+	}
+	return Plan{}, Errorf(Invalid, "%s is in another swarm already (with managers at %s)", j.Server.Host, strings.Join(m.Managers, ", ")).
+		Then("Type `%s` there if it is to leave that one, then `/join-node` again.", leave)
+}
+
+// plan says what is known of the server and what stands in the way.
+func (j *NodeJoin) plan(ctx context.Context, run *Run, nodes []Node, cluster Cluster) (Plan, error) {
+	m := j.machine
+	key := j.HostKey
+	plan := Plan{
+		Diffs: []Diff{
+			{What: "node " + j.Server.Host, From: "in no swarm", To: j.role()},
+			{What: "its host key", From: "not known", To: fmt.Sprintf("%s (%s)", key.Fingerprint, key.Algorithm)},
+		},
+		Approval: "a node runs the swarm's tasks and holds their secrets",
+		Undo:     "/node remove " + m.Hostname,
+	}
+	if j.Manager {
+		plan.Approval = "a manager controls the whole swarm and holds its secrets"
+	}
+	if j.Advertise != "" {
+		plan.Diffs = append(plan.Diffs, Diff{What: "its address in the swarm", From: "none", To: j.Advertise})
+	}
+	plan.Facts = append(plan.Facts, fmt.Sprintf("%s: %s, %s, %s cores, %s of memory, Docker %s (API %s)",
+		m.Hostname, m.OS, m.Arch, fmt.Sprint(m.CPUs), bytesText(m.Memory), m.EngineVersion, m.APIVersion))
+	warn := func(format string, args ...any) { plan.Warnings = append(plan.Warnings, fmt.Sprintf(format, args...)) }
+	if off := m.ClockAhead.Abs(); off > clockWorry {
+		way := "ahead"
+		if m.ClockAhead < 0 {
+			way = "behind"
+		}
+		if off > clockRefuse {
+			return Plan{}, Errorf(Invalid, "The clock of %s is %s %s, so it would not accept the swarm's certificates", j.Server.Host, off.Round(time.Second), way).
+				Then("Have it set by NTP (chrony or systemd-timesyncd) there, then `/join-node` again.")
+		}
+		warn("its clock is %s %s", off.Round(time.Second), way)
+	}
+	var archs []string
+	for _, n := range nodes {
+		if n.ID == cluster.Self && older(m.EngineVersion, n.EngineVersion) {
+			warn("its Docker %s is older than %s on %s", m.EngineVersion, n.EngineVersion, n.Hostname)
+		}
+		if n.Hostname == m.Hostname {
+			warn("there is a node called %s already (%s, %s): two of a name are told apart by their ids only", n.Hostname, n.State, n.Addr)
+		}
+		if !slices.Contains(archs, n.Arch) {
+			archs = append(archs, n.Arch)
+		}
+	}
+	if !slices.ContainsFunc(archs, func(a string) bool { return sameArch(a, m.Arch) }) {
+		warn("it is %s and the others are %s: images need to be built for both", m.Arch, strings.Join(archs, ", "))
+	}
+	if j.Manager {
+		q := quorumOf(nodes)
+		plan.Facts = append(plan.Facts, fmt.Sprintf("now %s; then %s", q, q.with()))
+		if odd := q.with().odd(); odd != "" {
+			warn("%s", odd)
+		}
+	}
+	return plan, j.reach(ctx, run, managersAt(run, nodes, cluster), &plan)
+}
+
+// managersAt are the addresses where a new node finds the managers, the one that
+// it dials first in front.
+func managersAt(run *Run, nodes []Node, cluster Cluster) []string {
+	var out []string
+	if run.AdvertiseAddr != "" {
+		out = append(out, net.JoinHostPort(run.AdvertiseAddr, swarmPort))
+	}
+	for _, n := range nodes {
+		if !n.Manager || n.ManagerAt == "" || !n.Reachable || slices.Contains(out, n.ManagerAt) {
+			continue
+		}
+		if n.ID == cluster.Self && run.AdvertiseAddr == "" {
+			out = append([]string{n.ManagerAt}, out...)
+			continue
+		}
+		out = append(out, n.ManagerAt)
+	}
+	return out
+}
+
+// reach finds out whether the server and the managers can speak: all ways at once.
+func (j *NodeJoin) reach(ctx context.Context, run *Run, managers []string, plan *Plan) error {
+	if len(managers) == 0 {
+		return Errorf(Unavailable, "No manager of this swarm is reachable").Then("`/node list` shows how they stand.")
+	}
+	host, _, err := net.SplitHostPort(managers[0])
+	if err != nil {
+		return Errorf(Internal, "The manager's address %q is no address", managers[0])
+	}
+	var mu sync.Mutex
+	var refusal error
+	var wg sync.WaitGroup
+	try := func(reach func(ctx context.Context) error, say func(err error)) {
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, 6*time.Second)
+			defer cancel()
+			if err := reach(ctx); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				say(err)
+			}
+		})
+	}
+	warn := func(format string, args ...any) { plan.Warnings = append(plan.Warnings, fmt.Sprintf(format, args...)) }
+	to := func(address string) func(context.Context) error {
+		return func(ctx context.Context) error { return j.server.Reaches(ctx, address) }
+	}
+	try(to(managers[0]), func(err error) {
+		if CodeOf(err) != Unavailable {
+			warn("whether it reaches the manager at %s cannot be seen: %s", managers[0], sentenceOf(err))
+			return
+		}
+		refusal = &Error{Code: Unavailable, Err: err,
+			Sentence: fmt.Sprintf("%s does not reach the manager at %s: port %s/tcp is closed (%s)", j.Server.Host, managers[0], swarmPort, sentenceOf(err)),
+			Next:     fmt.Sprintf("Let it through the firewalls between them, with 7946/tcp+udp and 4789/udp; or set swarm.advertise_addr if %s is not the address for it.", host)}
+	})
+	gossip := net.JoinHostPort(host, fmt.Sprint(gossipPort))
+	try(to(gossip), func(err error) {
+		if CodeOf(err) == Unavailable {
+			warn("it does not reach %s/tcp, which overlay networks need: %s", gossip, sentenceOf(err))
+		}
+	})
+	at := j.Server.Host
+	if j.Advertise != "" {
+		at = j.Advertise
+	}
+	for _, port := range []int{gossipPort, vxlanPort} {
+		try(func(ctx context.Context) error { return run.Servers.ProbeUDP(ctx, at, port) }, func(error) {
+			warn("its port %d/udp looks closed from here, and overlay networks need it", port)
+		})
+	}
+	if registry := run.Registry.Domain; registry != "" {
+		if address, there := dialledAt(registry); there {
+			try(to(address), func(err error) {
+				if CodeOf(err) == Unavailable {
+					warn("it does not reach the registry %s, so it could not run what is built here: %s", registry, sentenceOf(err))
+				}
+			})
+		}
+	}
+	wg.Wait()
+	slices.Sort(plan.Warnings)
+	return refusal
+}
+
+// dialledAt is where a registry of that domain listens; false when that is this
+// very machine, for every machine.
+func dialledAt(domain string) (string, bool) {
+	host, port, err := net.SplitHostPort(domain)
+	if err != nil {
+		host, port = domain, "443"
+	}
+	if ip := net.ParseIP(strings.Trim(host, "[]")); host == "localhost" || ip != nil && ip.IsLoopback() {
+		return "", false
+	}
+	return net.JoinHostPort(host, port), true
+}
+
+// older compares versions like 20.10.24 and 28.5.2 by their first two numbers.
+func older(a, b string) bool {
+	var x, y [2]int
+	_, errA := fmt.Sscanf(a, "%d.%d", &x[0], &x[1])
+	_, errB := fmt.Sscanf(b, "%d.%d", &y[0], &y[1])
+	return errA == nil && errB == nil && (x[0] < y[0] || x[0] == y[0] && x[1] < y[1])
+}
+
+// Apply tells the engine to join.
+func (j *NodeJoin) Apply(ctx context.Context, run *Run) error {
+	j.began = run.Now()
+	if j.member != nil {
+		return nil
+	}
+	j.Decided = true
+	if err := run.Save(ctx); err != nil {
+		return redisAway(err)
+	}
+	if state := j.machine.Swarm.State; state == "active" || state == "pending" {
+		return nil // told by an attempt that was cut off
+	}
+	// Read again: a token that was rotated while somebody decided is good for nothing.
+	cluster, err := run.Swarm.Cluster(ctx)
+	if err != nil {
+		return err
+	}
+	nodes, err := run.Swarm.Nodes(ctx)
+	if err != nil {
+		return err
+	}
+	return run.Step("join", func(func(string)) error {
+		ctx, cancel := context.WithTimeout(ctx, run.JoinTimeout)
+		defer cancel()
+		err := j.server.JoinSwarm(ctx, Join{Token: cluster.Token(j.Manager), Managers: managersAt(run, nodes, cluster), AdvertiseAddr: j.Advertise})
+		if CodeOf(err) == Unavailable && ctx.Err() == nil {
+			// The engine may go on trying: what becomes of it is followed.
+			run.Note(sentenceOf(err) + "; its engine may go on trying.")
+			return nil
+		}
+		if err != nil {
+			return j.undo(ctx, run, "", err)
+		}
+		return nil
+	})
+}
+
+// Converge waits until the node is Ready in this swarm: that, and nothing that
+// was printed anywhere, is the verdict.
+func (j *NodeJoin) Converge(ctx context.Context, run *Run) (string, error) {
+	if j.member != nil {
+		return fmt.Sprintf("%s is in this swarm already: %s, %s, %s", j.Server.Host, j.member.Hostname, j.member.Role, j.member.State), nil
+	}
+	var node Node
+	why := "it did not appear among the nodes"
+	err := run.Step("ready", func(func(string)) error {
+		return run.until(ctx, run.JoinTimeout, func(ctx context.Context) (bool, error) {
+			if j.machine.Swarm.NodeID == "" || node.ID == "" {
+				m, err := j.server.Machine(ctx)
+				if err != nil {
+					why = sentenceOf(err)
+					return false, nil // its engine, or the way there: the deadline tells
+				}
+				j.machine = m
+				switch {
+				case m.Swarm.State == "error":
+					return false, Errorf(Failed, "The engine of %s could not join: %s", j.Server.Host, m.Swarm.Error).
+						Then("Mend that, then `/join-node %s` again.", j.Server.Host)
+				case m.Swarm.State == "inactive":
+					return false, Errorf(Failed, "The engine of %s gave up joining", j.Server.Host).
+						Then("Its log says why (`journalctl -u docker` there). Then `/join-node %s` again.", j.Server.Host)
+				case m.Swarm.NodeID == "":
+					why = "its engine is still trying to join"
+					if m.Swarm.Error != "" {
+						why += ": " + m.Swarm.Error
+					}
+					return false, nil
+				}
+			}
+			nodes, err := run.Swarm.Nodes(ctx)
+			if err != nil {
+				why = sentenceOf(err)
+				return false, err
+			}
+			for _, n := range nodes {
+				if n.ID == j.machine.Swarm.NodeID {
+					node = n
+					why = fmt.Sprintf("it is %s", n.State)
+					if n.Message != "" {
+						why += ": " + n.Message
+					}
+					return n.up() && (!j.Manager || n.Reachable), nil
+				}
+			}
+			return false, nil
+		})
+	})
+	if err == errDeadline {
+		err = Errorf(Failed, "%s was not Ready after %s: %s", j.Server.Host, run.JoinTimeout, why).
+			Then("See that 2377/tcp, 7946/tcp+udp and 4789/udp are open between the nodes; then `/join-node %s` again.", j.Server.Host)
+	}
+	if err != nil {
+		if ctx.Err() == nil {
+			err = j.undo(ctx, run, j.machine.Swarm.NodeID, err)
+		}
+		return "", err
+	}
+	err = run.changeNode(ctx, node.ID, NodeChange{Labels: map[string]string{
+		LabelSSH: j.addr.String(), LabelHostKey: j.HostKey.Algorithm + " " + j.HostKey.Fingerprint}})
+	if err != nil {
+		run.Log.Warn("the node does not have its labels", "node", node.Hostname, "err", err)
+	}
+	return fmt.Sprintf("%s joined as %s: %s is ready", j.Server.Host, article(j.role()), node.Hostname), nil
+}
+
+func article(role string) string { return "a " + role }
+
+// undo takes a half join back: the engine leaves, and the node is off the list. It
+// returns why, with what is left to do by hand.
+func (j *NodeJoin) undo(ctx context.Context, run *Run, nodeID string, why error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveWithin)
+	defer cancel()
+	run.Note("It did not work; taking it back.")
+	if err := j.server.LeaveSwarm(ctx, true); err != nil {
+		run.Log.Warn("a half join could not be taken back on the server", "server", j.addr.String(), "err", err)
+		if e := new(Error); errors.As(why, &e) {
+			e.Next = strings.TrimSpace(fmt.Sprintf("Its engine could not be told to leave: type `docker swarm leave --force` on %s. %s", j.Server.Host, e.Next))
+		}
+	}
+	if nodeID == "" {
+		return why
+	}
+	if j.Manager {
+		if err := run.changeNode(ctx, nodeID, NodeChange{Role: "worker"}); err != nil && CodeOf(err) != NotFound {
+			run.Log.Warn("a half joined manager is still one", "node", nodeID, "err", err)
+		}
+	}
+	err := run.until(ctx, leaveWithin, func(ctx context.Context) (bool, error) {
+		err := run.Swarm.RemoveNode(ctx, nodeID, true)
+		return err == nil || CodeOf(err) == NotFound, nil
+	})
+	if err != nil {
+		run.Log.Warn("a half joined node is still on the list", "node", nodeID, "err", err)
+	}
+	return why
+}

@@ -1,0 +1,101 @@
+package ops
+
+import (
+	"context"
+	"fmt"
+	"strings"
+)
+
+// NodeAvailability drains, pauses or activates a node.
+type NodeAvailability struct {
+	Node string `json:"node"`
+	To   string `json:"to"` // Active, Pause or Drain
+
+	// Decided is set once the plan is about to be applied: a drained node does not
+	// tell any more what ran there.
+	Decided *struct {
+		Moves []string `json:"moves"`
+		Stuck []string `json:"stuck"`
+	} `json:"decided,omitempty"`
+
+	node  Node
+	leave evacuation
+}
+
+func (a *NodeAvailability) Kind() string {
+	return "node-" + map[string]string{Active: "activate", Pause: "pause", Drain: "drain"}[a.To]
+}
+func (a *NodeAvailability) Target() string { return a.Node }
+func (*NodeAvailability) Needs() Role      { return Admin }
+
+// Plan says what becomes of the tasks on the node.
+func (a *NodeAvailability) Plan(ctx context.Context, run *Run) (Plan, error) {
+	node, nodes, err := findNode(ctx, run.Swarm, a.Node)
+	if err != nil {
+		return Plan{}, err
+	}
+	a.node = node
+	plan := Plan{Diffs: []Diff{{What: "availability", From: node.Availability, To: a.To}}}
+	if node.Availability != a.To {
+		plan.Undo = fmt.Sprintf("/node %s %s", map[string]string{Active: "activate", Pause: "pause", Drain: "drain"}[node.Availability], a.Node)
+	}
+	if !node.up() {
+		plan.Warnings = append(plan.Warnings, fmt.Sprintf("%s is %s", node.Hostname, node.State))
+	}
+	if a.To != Drain || a.Decided != nil {
+		return plan, nil
+	}
+	if a.leave, err = evacuate(ctx, run.Swarm, node, nodes); err != nil {
+		return Plan{}, err
+	}
+	a.leave.tell(&plan, fmt.Sprintf(" until `/node activate %s`", a.Node))
+	return plan, nil
+}
+
+// Apply writes the availability, and nothing else.
+func (a *NodeAvailability) Apply(ctx context.Context, run *Run) error {
+	if a.To == Drain && a.Decided == nil {
+		a.Decided = new(struct {
+			Moves []string `json:"moves"`
+			Stuck []string `json:"stuck"`
+		})
+		a.Decided.Moves = a.leave.moves
+		for _, s := range a.leave.stuck {
+			a.Decided.Stuck = append(a.Decided.Stuck, s.app)
+		}
+		if err := run.Save(ctx); err != nil {
+			return redisAway(err)
+		}
+	}
+	return run.Swarm.UpdateNode(ctx, a.node, NodeChange{Availability: a.To})
+}
+
+// Converge waits, for a drain, until the tasks run elsewhere.
+func (a *NodeAvailability) Converge(ctx context.Context, run *Run) (string, error) {
+	name := a.node.Hostname
+	switch a.To {
+	case Active:
+		return name + " is active and takes tasks", nil
+	case Pause:
+		return name + " is paused: it keeps its tasks and takes no new ones", nil
+	}
+	if err := run.evacuated(ctx, a.node, a.Decided.Moves); err != nil {
+		if e, ok := err.(*Error); ok && e.Code == Failed {
+			e.Then("The swarm goes on trying. `/node activate %s` goes back.", a.Node)
+		}
+		return "", err
+	}
+	text := name + " is drained"
+	if m := a.Decided.Moves; len(m) > 0 {
+		text += fmt.Sprintf(": %s %s elsewhere", strings.Join(m, ", "), oneOrMore(len(m), "runs", "run"))
+	}
+	if s := a.Decided.Stuck; len(s) > 0 {
+		text += fmt.Sprintf("; %s %s down until it is active again", strings.Join(s, ", "), oneOrMore(len(s), "is", "are"))
+	}
+	return text, nil
+}
+
+// redisAway is what becomes of an operation that cannot make its decision durable.
+func redisAway(err error) error {
+	return &Error{Code: Unavailable, Sentence: "Redis does not answer, so nothing was changed", Next: "Try again in a minute.", Err: err}
+}
