@@ -155,12 +155,12 @@ func crash(f *fakeSwarm, err string) func(*ops.Service, ops.Change) {
 		s.Update = ops.UpdateStatus{State: "updating"}
 		looks := 0
 		f.tasks = func(s ops.Service) []ops.Task {
-			all := allRun(s)
+			all := f.spread(s)
 			for i := range all {
 				all[i].Image = "old"
 			}
 			if s.Image != c.Image {
-				return allRun(s)
+				return f.spread(s)
 			}
 			if looks++; looks == 3 {
 				f.rollback(s.Name)
@@ -269,7 +269,7 @@ func TestUpdateThatHangsIsTakenBack(t *testing.T) {
 		s.Update = ops.UpdateStatus{State: "updating"}
 		swarm.tasks = func(s ops.Service) []ops.Task {
 			if s.Image != c.Image {
-				return allRun(s)
+				return swarm.spread(s)
 			}
 			return []ops.Task{task(1, "starting", "", 0)}
 		}

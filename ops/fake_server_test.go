@@ -14,24 +14,24 @@ var theKey = ops.HostKey{Algorithm: "ssh-ed25519", Fingerprint: "SHA256:abc"}
 // fakeServers has one server whose engine joins the fake swarm at once, unless a
 // test says otherwise.
 type fakeServers struct {
-	mu       sync.Mutex
-	swarm    *fakeSwarm
-	key      ops.HostKey
-	machine  ops.Machine
-	closed   map[string]bool // addresses that it does not reach
-	udp      error
-	connect  error
-	joinErr  error
-	never    bool // the engine never becomes a node
-	joins    []ops.Join
-	asked    []string // who was connected to, with which key
-	left     int
-	open     int
-	beforeIt func()
+	mu      sync.Mutex
+	swarm   *fakeSwarm
+	key     ops.HostKey
+	machine ops.Machine
+	closed  map[string]bool // addresses that it does not reach
+	udp     error
+	connect error
+	joinErr error
+	never   bool // the engine never becomes a node
+	joins   []ops.Join
+	asked   []string // who was connected to, with which key
+	left    int
+	open    int
+	member  map[string]ops.Membership // by host
 }
 
 func newFakeServers(swarm *fakeSwarm) *fakeServers {
-	return &fakeServers{swarm: swarm, key: theKey, closed: map[string]bool{}, machine: ops.Machine{Hostname: "n4", EngineVersion: "20.10.24", APIVersion: "1.41",
+	return &fakeServers{swarm: swarm, key: theKey, closed: map[string]bool{}, member: map[string]ops.Membership{}, machine: ops.Machine{Hostname: "n4", EngineVersion: "20.10.24", APIVersion: "1.41",
 		OS: "Debian GNU/Linux 12 (bookworm)", OSType: "linux", Arch: "x86_64", CPUs: 2, Memory: 4 << 30, Swarm: ops.Membership{State: "inactive"}}}
 }
 
@@ -54,10 +54,13 @@ func (f *fakeServers) Connect(_ context.Context, a ops.Address, want ops.HostKey
 		return nil, ops.Errorf(ops.Failed, "The host key of %s changed", a.Host)
 	}
 	f.open++
-	return &fakeServer{f}, nil
+	return &fakeServer{f, a.Host}, nil
 }
 
-type fakeServer struct{ *fakeServers }
+type fakeServer struct {
+	*fakeServers
+	host string
+}
 
 func (s *fakeServer) HostKey() ops.HostKey { s.mu.Lock(); defer s.mu.Unlock(); return s.key }
 func (s *fakeServer) Close() error         { s.with(func() { s.open-- }); return nil }
@@ -65,7 +68,11 @@ func (s *fakeServer) Close() error         { s.with(func() { s.open-- }); return
 func (s *fakeServer) Machine(context.Context) (ops.Machine, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.machine, nil
+	m := s.machine
+	if in, ok := s.member[s.host]; ok {
+		m.Swarm = in
+	}
+	return m, nil
 }
 
 func (s *fakeServer) Reaches(_ context.Context, address string) error {
@@ -84,16 +91,16 @@ func (s *fakeServer) JoinSwarm(_ context.Context, j ops.Join) error {
 	if s.joinErr != nil {
 		return s.joinErr
 	}
-	s.machine.Swarm = ops.Membership{State: "active", NodeID: "id4", Managers: j.Managers}
+	id := "id-" + s.host
+	s.member[s.host] = ops.Membership{State: "active", NodeID: id, Managers: j.Managers, Manager: j.Token == "canary-manager-token"}
 	if s.never {
 		return nil
 	}
-	n := ops.Node{ID: "id4", Hostname: "n4", State: "ready", Availability: "active", Role: "worker", Addr: "10.0.0.12", OS: "linux", Arch: "x86_64", CPUs: 2e9, Memory: 4 << 30}
+	n := ops.Node{ID: id, Hostname: s.machine.Hostname, State: "ready", Availability: "active", Role: "worker", Addr: s.host, OS: "linux", Arch: "x86_64", CPUs: 2e9, Memory: 4 << 30}
 	s.swarm.with(func() {
 		s.swarm.nodes = append(s.swarm.nodes, n)
 		if j.Token == "canary-manager-token" {
 			s.swarm.manager(len(s.swarm.nodes) - 1)
-			s.machine.Swarm.Manager = true
 		}
 	})
 	return nil
@@ -103,8 +110,8 @@ func (s *fakeServer) LeaveSwarm(context.Context, bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.left++
-	id := s.machine.Swarm.NodeID
-	s.machine.Swarm = ops.Membership{State: "inactive"}
+	id := s.member[s.host].NodeID
+	s.member[s.host] = ops.Membership{State: "inactive"}
 	s.swarm.with(func() {
 		if i := slices.IndexFunc(s.swarm.nodes, func(n ops.Node) bool { return n.ID == id }); i >= 0 {
 			s.swarm.nodes[i].State = "down"

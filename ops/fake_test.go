@@ -103,7 +103,7 @@ func (f *fakeSwarm) Tasks(_ context.Context, id string, upToDate bool) ([]ops.Ta
 	svc := *f.services[strings.TrimPrefix(id, "id-")]
 	make := f.tasks
 	if make == nil {
-		make = allRun
+		make = f.spread
 	}
 	var out []ops.Task
 	for _, t := range make(svc) {
@@ -274,11 +274,32 @@ func (f *fakeSwarm) Push(context.Context, string, ops.RegistryAuth, func(string)
 	return digest, nil
 }
 
-// allRun has one running task a slot, spread over the nodes.
-func allRun(s ops.Service) []ops.Task {
+// spread has one running task a slot, over the nodes that take tasks and that the
+// service's constraint on the host name, if it has one, lets it run on; the others
+// wait.
+func (f *fakeSwarm) spread(s ops.Service) []ops.Task {
+	var places []ops.Node
+	for _, n := range f.nodes {
+		if n.State == "ready" && n.Availability == "active" && (len(s.Constraints) == 0 || s.Constraints[0] == "node.hostname=="+n.Hostname) {
+			places = append(places, n)
+		}
+	}
+	slots := s.Replicas
+	if s.Mode == ops.Global {
+		slots = len(places)
+	}
 	var out []ops.Task
-	for i := range s.Replicas {
-		out = append(out, task(i+1, "running", "", 0))
+	for i := range slots {
+		t := task(i+1, "running", "", 0)
+		if s.Mode == ops.Global {
+			t.Slot = 0
+		}
+		if len(places) == 0 {
+			t.State, t.NodeID, t.Err = "pending", "", "no suitable node"
+		} else {
+			t.NodeID = places[i%len(places)].ID
+		}
+		out = append(out, t)
 	}
 	return out
 }

@@ -175,7 +175,6 @@ func (r *Runner) handle(ctx context.Context, payload []byte) error {
 	}
 
 	run := &Run{Env: r.Env, Request: rec.Request, Log: log, op: op}
-	defer run.end()
 	run.status = Status{ID: req.ID, Kind: op.Kind(), Target: op.Target(), Title: req.Title, Actor: req.Actor, State: Planning, Began: req.At}
 	var saving sync.Mutex
 	var save saver = func(ctx context.Context, change func(*record)) error {
@@ -231,6 +230,7 @@ func (r *Runner) handle(ctx context.Context, payload []byte) error {
 		} else {
 			err = r.execute(turn, run)
 		}
+		run.end()
 	}
 	if errors.Is(err, errPark) {
 		return r.park(ctx, run, &rec, save)

@@ -319,7 +319,7 @@ func TestCutOffInTheMiddle(t *testing.T) {
 	swarm := newFakeSwarm(ops.Service{Name: "pizza", Replicas: 3})
 	starting := true
 	swarm.tasks = func(s ops.Service) []ops.Task {
-		all := allRun(s)
+		all := swarm.spread(s)
 		if starting {
 			all[len(all)-1].State = "starting"
 		}
