@@ -40,6 +40,8 @@ type Options struct {
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Log receives what goes wrong without failing a call; nil discards it.
 	Log *slog.Logger
+	// Now is the clock that an engine's is compared with; nil is time.Now.
+	Now func() time.Time
 }
 
 // APIVersion is the newest version of the Engine API that the client speaks; the
@@ -51,7 +53,9 @@ const APIVersion = api.DefaultVersion
 type Client struct {
 	api  *client.Client
 	base url.URL // scheme, host and path that the API's paths are below
+	host string  // where the engine is, for messages
 	log  *slog.Logger
+	now  func() time.Time
 
 	logsTimeout time.Duration
 }
@@ -69,19 +73,20 @@ func Dial(o Options) (*Client, error) {
 		host = client.DefaultDockerHost
 	}
 	parsed, err := client.ParseHostURL(host)
-	if err != nil {
+	if err != nil && o.Dial == nil {
 		return nil, ops.Errorf(ops.Invalid, "docker.host %q is not an address like unix:///var/run/docker.sock or tcp://manager:2376", host)
 	}
-	base := url.URL{Scheme: "http", Host: parsed.Host, Path: parsed.Path}
+	var base url.URL
 	opts := []client.Opt{client.WithAPIVersionNegotiation(), client.WithUserAgent("waggle")}
 	switch {
 	case o.Dial != nil:
 		base = url.URL{Scheme: "http", Host: client.DummyHost}
 		opts = append(opts, client.WithHost("tcp://"+client.DummyHost), client.WithDialContext(o.Dial))
 	case parsed.Scheme == "unix":
-		base.Host, base.Path = client.DummyHost, ""
+		base = url.URL{Scheme: "http", Host: client.DummyHost}
 		opts = append(opts, client.WithHost(host))
 	case parsed.Scheme == "tcp":
+		base = url.URL{Scheme: "http", Host: parsed.Host, Path: parsed.Path}
 		opts = append(opts, client.WithHost(host))
 		dir := o.CertDir
 		if dir == "" {
@@ -105,7 +110,11 @@ func Dial(o Options) (*Client, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Client{api: api, base: base, log: log, logsTimeout: logsTimeout}, nil
+	now := o.Now
+	if now == nil {
+		now = time.Now
+	}
+	return &Client{api: api, base: base, host: host, log: log, now: now, logsTimeout: logsTimeout}, nil
 }
 
 // Close drops the idle connections to the engine.
@@ -134,7 +143,7 @@ func (c *Client) Info(ctx context.Context) (Info, error) {
 		return Info{}, c.failed(err, "ask Docker about itself")
 	}
 	info := Info{
-		Host:          c.api.DaemonHost(),
+		Host:          c.host,
 		EngineVersion: i.ServerVersion,
 		APIVersion:    c.api.ClientVersion(),
 		Hostname:      i.Name,

@@ -23,7 +23,7 @@ func (c *Client) failed(err error, what string, args ...any) error {
 	}
 	var e *ops.Error
 	if errors.As(err, &e) {
-		return err
+		return e
 	}
 	what = fmt.Sprintf(what, args...)
 	message := clean(err.Error())
@@ -34,12 +34,12 @@ func (c *Client) failed(err error, what string, args ...any) error {
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &network) && network.Timeout():
 		return &ops.Error{Code: ops.Unavailable, Sentence: "Docker did not answer in time to " + what, Err: err}
 	case client.IsErrConnectionFailed(err), errors.As(err, &network), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return (&ops.Error{Code: ops.Unavailable, Sentence: "Docker does not answer at " + c.api.DaemonHost(), Err: err}).
+		return (&ops.Error{Code: ops.Unavailable, Sentence: "Docker does not answer at " + c.host, Err: err}).
 			Then("See whether the engine runs there and whether Waggle may use its socket")
 	case strings.Contains(message, "update out of sequence"):
 		return &ops.Error{Code: ops.OutOfDate, Sentence: "It changed since it was read", Err: err}
 	case strings.Contains(message, "not a swarm manager"), strings.Contains(message, "not part of a swarm"):
-		return (&ops.Error{Code: ops.Unavailable, Sentence: "The Docker engine at " + c.api.DaemonHost() + " is not a swarm manager", Err: err}).
+		return (&ops.Error{Code: ops.Unavailable, Sentence: "The Docker engine at " + c.host + " is not a swarm manager", Err: err}).
 			Then("Run Waggle on a manager, or set docker.host to one")
 	case strings.Contains(message, "does not have a leader"), strings.Contains(message, "context deadline exceeded"),
 		strings.Contains(err.Error(), "code = Unavailable"), errdefs.IsUnavailable(err):
