@@ -29,7 +29,9 @@ type HostKey struct {
 
 // Servers reaches machines over SSH with Waggle's own key. Errors are *Error,
 // each with a sentence that names the cause and what to do: Unavailable when the
-// server does not answer, Forbidden when it refuses the key, Failed otherwise.
+// server does not answer, NotFound when nothing has that name, Forbidden when it
+// refuses the key, Failed otherwise (the host key changed, Waggle's key cannot
+// be read).
 type Servers interface {
 	// PublicKey returns Waggle's public key as a line for authorized_keys,
 	// without a newline. The key is made now if there is none yet.
@@ -38,9 +40,14 @@ type Servers interface {
 	// Server.HostKey tells which it was; else only exactly that one is. It honours
 	// ctx until it returns; the caller must Close the Server.
 	Connect(ctx context.Context, addr Address, want HostKey) (Server, error)
-	// ProbeUDP sends one datagram from this machine: nil when an answer comes, or the
-	// refusal of a machine on which nothing listens, so that the way there is open;
-	// Unavailable when nothing comes back.
+	// ProbeUDP sees, from this machine, whether datagrams get to a port of a host
+	// on which nothing listens yet, as swarm's 7946 and 4789 before a join. It
+	// sends one that means nothing. A host that got it says that nothing listens
+	// (ICMP port unreachable), or a service answers: then it is nil, the way is
+	// open. Unavailable is silence, within a second: a firewall drops the
+	// datagrams or the answers, or what listens has nothing to say (so ask before
+	// the join). It is a hint and no proof: a firewall that rejects as a closed
+	// port would looks open, and others see the host from elsewhere.
 	ProbeUDP(ctx context.Context, host string, port int) error
 }
 
@@ -48,14 +55,19 @@ type Servers interface {
 // is spoken to by its API through that connection.
 type Server interface {
 	HostKey() HostKey
-	// Machine reads the server's engine.
+	// Machine reads the server's engine. Errors are Forbidden when the user may
+	// not use Docker there, Unavailable when the engine does not run, hangs, or
+	// the connection broke, Failed when there is no Docker or one too old.
 	Machine(ctx context.Context) (Machine, error)
 	// Reaches opens, from the server, a TCP connection to host:port and closes it
-	// again. The error is Unavailable with the cause: refused, no answer; any other
-	// code means that it cannot be seen (the server forbids forwarding).
+	// again. Only Unavailable means that the port is closed to the server: it was
+	// refused, or there was no answer. Any other code says that it cannot be told:
+	// Forbidden when the SSH server does not forward, Failed when the connection
+	// broke or ctx left no time.
 	Reaches(ctx context.Context, address string) error
-	// JoinSwarm has the engine join. It may return nil, or an error of the code
-	// Unavailable, while the engine goes on trying: Machine.Swarm tells.
+	// JoinSwarm has the engine join, through the first of the managers that the
+	// server reaches. It may return nil, or an error of the code Unavailable,
+	// while the engine goes on trying: Machine.Swarm tells. Failed is final.
 	JoinSwarm(ctx context.Context, j Join) error
 	// LeaveSwarm has the engine leave its swarm; nil when it is in none.
 	LeaveSwarm(ctx context.Context, force bool) error

@@ -1,0 +1,163 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"waggle/ops"
+)
+
+// timeouts bound what is done on the network.
+type timeouts struct {
+	tcp       time.Duration // until a TCP connection is there, name lookup included
+	handshake time.Duration // from there until the key is accepted
+	write     time.Duration // a single write that the server does not take
+	open      time.Duration // until a server has opened a channel or started a program
+	reach     time.Duration // for a connection that the server makes
+	udp       time.Duration // for what comes back of a datagram
+}
+
+func defaultTimeouts() timeouts {
+	return timeouts{tcp: 5 * time.Second, handshake: 10 * time.Second, write: 15 * time.Second,
+		open: 10 * time.Second, reach: 5 * time.Second, udp: 700 * time.Millisecond}
+}
+
+// dial connects and logs in. Errors are *ops.Error with a sentence for each
+// cause; the one of check is kept in the chain.
+func (s *Servers) dial(ctx context.Context, addr ops.Address, algorithms []string, check ssh.HostKeyCallback) (*ssh.Client, error) {
+	signer, err := s.key.signer(ctx)
+	if err != nil {
+		return nil, err
+	}
+	hostPort := net.JoinHostPort(addr.Host, strconv.Itoa(addr.Port))
+	tcp, err := (&net.Dialer{Timeout: s.timeouts.tcp}).DialContext(ctx, "tcp", hostPort)
+	if err != nil {
+		return nil, unreachable(ctx, addr, err)
+	}
+	conn := &wire{Conn: tcp, limit: s.timeouts.write}
+	_ = tcp.SetReadDeadline(time.Now().Add(s.timeouts.handshake)) // fails only if closed, as the reads then do
+	stop := context.AfterFunc(ctx, func() { _ = tcp.SetDeadline(time.Unix(1, 0)) })
+	c, channels, requests, err := ssh.NewClientConn(conn, hostPort, &ssh.ClientConfig{
+		User:              addr.User,
+		Auth:              []ssh.AuthMethod{ssh.PublicKeys(signer)},
+		HostKeyAlgorithms: algorithms,
+		HostKeyCallback:   check,
+		ClientVersion:     "SSH-2.0-waggle",
+	})
+	if !stop() && err == nil { // ctx ended just now
+		_ = c.Close()
+		err = ctx.Err()
+	}
+	if err != nil {
+		return nil, handshakeFailed(ctx, addr, conn.greeting(), err)
+	}
+	_ = tcp.SetReadDeadline(time.Time{})
+	return ssh.NewClient(c, channels, requests), nil
+}
+
+// unreachable names why there is no TCP connection.
+func unreachable(ctx context.Context, addr ops.Address, err error) error {
+	port := strconv.Itoa(addr.Port)
+	var dns *net.DNSError
+	var network net.Error
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
+		return canceled(addr)
+	case errors.As(err, &dns) && dns.IsNotFound:
+		return (&ops.Error{Code: ops.NotFound, Sentence: "No server is named " + addr.Host, Err: err}).
+			Then("Check the name, or give the server's address")
+	case errors.As(err, &dns):
+		return (&ops.Error{Code: ops.Unavailable, Sentence: "The name service does not tell the address of " + addr.Host, Err: err}).
+			Then("Give the server's address instead of its name, or try again later")
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return (&ops.Error{Code: ops.Unavailable, Sentence: fmt.Sprintf("%s is there, but nothing listens on its port %s: the connection was refused", addr.Host, port), Err: err}).
+			Then("Start sshd there, or name its port with `--port`")
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		return (&ops.Error{Code: ops.Unavailable, Sentence: "There is no way from here to " + addr.Host, Err: err}).
+			Then("Check the address, and that the server is up and in a network that this machine reaches")
+	case errors.As(err, &network) && network.Timeout(), ctx.Err() != nil:
+		return (&ops.Error{Code: ops.Unavailable, Sentence: fmt.Sprintf("%s does not answer on port %s", addr.Host, port), Err: err}).
+			Then("Check the address, that the server is up, and that no firewall drops what this machine sends to its port %s", port)
+	}
+	return (&ops.Error{Code: ops.Unavailable, Sentence: fmt.Sprintf("There is no connection to port %s of %s", port, addr.Host), Err: err}).
+		Then("Check the address, and that the server is up")
+}
+
+// handshakeFailed names why there is no SSH connection on a TCP connection.
+// greeting is the beginning of what the server said.
+func handshakeFailed(ctx context.Context, addr ops.Address, greeting string, err error) error {
+	port := strconv.Itoa(addr.Port)
+	isSSH := slices.ContainsFunc(strings.Split(greeting, "\n"), func(line string) bool { return strings.HasPrefix(line, "SSH-") })
+	var none *ssh.AlgorithmNegotiationError
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
+		return canceled(addr)
+	case errors.Is(err, os.ErrDeadlineExceeded) || ctx.Err() != nil:
+		return (&ops.Error{Code: ops.Unavailable, Sentence: fmt.Sprintf("%s accepts connections on port %s and then hangs: SSH got no answer", addr.Host, port), Err: err}).
+			Then("See whether sshd is well there, and restart it")
+	case greeting != "" && !isSSH:
+		return (&ops.Error{Code: ops.Failed, Sentence: fmt.Sprintf("What listens on port %s of %s is not an SSH server", port, addr.Host), Err: err}).
+			Then("Name the port of its sshd with `--port`")
+	case strings.Contains(err.Error(), "unable to authenticate"), strings.Contains(err.Error(), "Too many authentication failures"):
+		e := &ops.Error{Code: ops.Forbidden, Sentence: fmt.Sprintf("%s does not let Waggle's key in as user %s", addr.Host, addr.User), Err: err}
+		return e.Then("Add the line that `/join-node key` shows to ~/.ssh/authorized_keys of %s there, or name another user with `--user`", addr.User)
+	case errors.As(err, &none):
+		return (&ops.Error{Code: ops.Failed, Sentence: fmt.Sprintf("The SSH server of %s has no %s in common with Waggle: it is too old, or set up too narrowly", addr.Host, none.What), Err: err}).
+			Then("Upgrade sshd there, or allow it a current algorithm")
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return (&ops.Error{Code: ops.Unavailable, Sentence: fmt.Sprintf("%s closed the SSH connection before Waggle could log in", addr.Host), Err: err}).
+			Then("See its sshd's log: it may have too many connections, or ban this machine")
+	}
+	return (&ops.Error{Code: ops.Failed, Sentence: "The SSH connection to " + addr.Host + " could not be set up", Err: err}).
+		Then("See the log of sshd there")
+}
+
+func canceled(addr ops.Address) error {
+	return &ops.Error{Code: ops.Canceled, Sentence: "Called off: connect to " + addr.Host, Err: context.Canceled}
+}
+
+// wire is the TCP connection below SSH. No write on it blocks for long, whatever
+// the server does: closing a channel is a write too. It remembers how the server
+// began.
+type wire struct {
+	net.Conn
+	limit time.Duration
+
+	mu    sync.Mutex
+	heard []byte
+}
+
+func (w *wire) Read(p []byte) (int, error) {
+	n, err := w.Conn.Read(p)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if room := 256 - len(w.heard); room > 0 {
+		w.heard = append(w.heard, p[:min(n, room)]...)
+	}
+	return n, err
+}
+
+func (w *wire) Write(p []byte) (int, error) {
+	if err := w.SetWriteDeadline(time.Now().Add(w.limit)); err != nil {
+		return 0, err
+	}
+	return w.Conn.Write(p)
+}
+
+func (w *wire) greeting() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return string(w.heard)
+}

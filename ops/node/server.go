@@ -1,0 +1,126 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/crypto/ssh"
+
+	"waggle/ops"
+	"waggle/ops/swarm"
+)
+
+// Server is a machine with an open SSH connection. It is safe for concurrent use.
+type Server struct {
+	ssh     *ssh.Client
+	addr    ops.Address
+	hostKey ops.HostKey
+	docker  *swarm.Client
+	limit   timeouts
+}
+
+var _ ops.Server = (*Server)(nil)
+
+func (s *Servers) newServer(c *ssh.Client, addr ops.Address, key ops.HostKey) (*Server, error) {
+	e := newEngine(c, addr, s.log, s.timeouts)
+	docker, err := swarm.Dial(swarm.Options{Host: addr.Host, Dial: e.dial, Log: s.log, Now: s.now})
+	if err != nil {
+		return nil, err
+	}
+	return &Server{ssh: c, addr: addr, hostKey: key, docker: docker, limit: s.timeouts}, nil
+}
+
+// HostKey is the key that the server showed.
+func (s *Server) HostKey() ops.HostKey { return s.hostKey }
+
+// Close ends the connection, and with it every call that is in flight.
+func (s *Server) Close() error {
+	return errors.Join(s.docker.Close(), s.ssh.Close())
+}
+
+// Machine reads the server's engine.
+func (s *Server) Machine(ctx context.Context) (ops.Machine, error) { return s.docker.Machine(ctx) }
+
+// LeaveSwarm has the engine leave its swarm.
+func (s *Server) LeaveSwarm(ctx context.Context, force bool) error {
+	return s.docker.LeaveSwarm(ctx, force)
+}
+
+// JoinSwarm has the engine join. An engine dials only the first manager that it
+// is given, so that is one which the server reaches. When it reaches none, the
+// engine is not even asked.
+func (s *Server) JoinSwarm(ctx context.Context, j ops.Join) error {
+	reached := make([]error, len(j.Managers))
+	var tries sync.WaitGroup
+	for i, m := range j.Managers {
+		tries.Go(func() { reached[i] = s.Reaches(ctx, m) })
+	}
+	tries.Wait()
+	// What cannot be told is for the engine to try.
+	first := slices.IndexFunc(reached, func(err error) bool { return ops.CodeOf(err) != ops.Unavailable })
+	var closed *ops.Error
+	switch {
+	case first > 0:
+		j.Managers = slices.Concat(j.Managers[first:first+1], j.Managers[:first], j.Managers[first+1:])
+	case first < 0 && len(reached) > 0 && errors.As(reached[0], &closed):
+		e := *closed
+		e.Code = ops.Failed // final: nothing goes on
+		return &e
+	}
+	return s.docker.JoinSwarm(ctx, j)
+}
+
+// Reaches opens a connection from the server; see ops.Server.
+func (s *Server) Reaches(ctx context.Context, address string) error {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return &ops.Error{Code: ops.Invalid, Sentence: fmt.Sprintf("%q is not host:port", address), Err: err}
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return &ops.Error{Code: ops.Invalid, Sentence: fmt.Sprintf("%q has a wrong port", address), Err: err}
+	}
+	limited, cancel := context.WithTimeout(ctx, s.limit.reach)
+	defer cancel()
+	conn, err := s.ssh.DialContext(limited, "tcp", net.JoinHostPort(host, port))
+	if err == nil {
+		_ = conn.Close() // it was there
+		return nil
+	}
+	closed := func(format string, args ...any) *ops.Error {
+		e := &ops.Error{Code: ops.Unavailable, Sentence: fmt.Sprintf(format, args...), Err: err}
+		return e.Then("Open TCP %s there to %s, in every firewall in between", port, s.addr.Host)
+	}
+	var refused *ssh.OpenChannelError
+	if errors.As(err, &refused) {
+		why := strings.ToLower(refused.Message)
+		switch {
+		case refused.Reason == ssh.Prohibited || refused.Reason == ssh.UnknownChannelType:
+			return (&ops.Error{Code: ops.Forbidden, Sentence: fmt.Sprintf("The SSH server of %s forbids to try whether it reaches %s", s.addr.Host, address), Err: err}).
+				Then("Set `AllowTcpForwarding local` in its sshd_config if that is to be checked")
+		case strings.Contains(why, "refused"):
+			return closed("%s reaches %s, but nothing listens on its port %s: the connection was refused", s.addr.Host, host, port)
+		case strings.Contains(why, "no route"), strings.Contains(why, "unreachable"):
+			return closed("There is no way from %s to %s", s.addr.Host, host)
+		case strings.Contains(why, "timed out"):
+			return closed("%s gets no answer from %s on port %s", s.addr.Host, host, port)
+		case strings.Contains(why, "name or service not known"), strings.Contains(why, "name resolution"), strings.Contains(why, "no address"):
+			return closed("%s cannot find the address of %s", s.addr.Host, host)
+		}
+		return closed("%s gets no connection to %s", s.addr.Host, address)
+	}
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
+		return &ops.Error{Code: ops.Canceled, Sentence: "Called off: see whether " + s.addr.Host + " reaches " + address, Err: context.Canceled}
+	case ctx.Err() != nil:
+		return &ops.Error{Code: ops.Failed, Sentence: fmt.Sprintf("There was no time to see whether %s reaches %s", s.addr.Host, address), Err: err}
+	case limited.Err() != nil:
+		return closed("%s gets no answer from %s on port %s", s.addr.Host, host, port)
+	}
+	return (&ops.Error{Code: ops.Failed, Sentence: "The SSH connection to " + s.addr.Host + " broke", Err: err}).Then("Try again")
+}
