@@ -50,6 +50,9 @@ func check(s *Settings, add adder, bad map[string]bool) {
 	if s.SSH.Port < 1 || s.SSH.Port > 65535 {
 		add("ssh.port", "%d is not a port, write one from 1 to 65535", s.SSH.Port)
 	}
+	if s.SSH.KeyFile == "" && !s.SSH.Passphrase.Empty() {
+		add("ssh.passphrase", "is of no use without ssh.key_file: set that too")
+	}
 	checkCredentials(s.Git.Credentials, add)
 	if s.Build.Concurrency < 1 || s.Build.Concurrency > 64 {
 		add("build.concurrency", "%d is out of range, write 1 to 64", s.Build.Concurrency)
@@ -187,6 +190,12 @@ func dockerHost(value string) string {
 		}
 		if u.Hostname() == "" {
 			return "has no host"
+		}
+		if u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "" {
+			return "must be only a user, host and port"
+		}
+		if u.Port() != "" {
+			return hostPort(u.Host, false)
 		}
 	default:
 		return "does not begin with unix://, tcp:// or ssh://"

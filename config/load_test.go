@@ -72,7 +72,7 @@ redis: {url: "rediss://:pw@redis:6380/1"}
 docker.host: ssh://root@manager
 secret_key: ` + key + `
 swarm: {advertise_addr: 10.0.0.11, network: apps}
-ssh: {user: waggle, port: 2222, key_file: /keys/id}
+ssh: {user: waggle, port: 2222, key_file: /keys/id, passphrase: open}
 webhooks:
   github: {secret: [new, old]}
   bitbucket-server: {secret: one}
@@ -95,7 +95,7 @@ log: {level: debug, format: json}
 	want.Docker.Host = "ssh://root@manager"
 	want.SecretKey = secret.Text(key)
 	want.Swarm = config.Swarm{AdvertiseAddr: "10.0.0.11", Network: "apps"}
-	want.SSH = config.SSH{User: "waggle", Port: 2222, KeyFile: "/keys/id"}
+	want.SSH = config.SSH{User: "waggle", Port: 2222, KeyFile: "/keys/id", Passphrase: "open"}
 	want.Webhooks.GitHub.Secret = []secret.Text{"new", "old"}
 	want.Webhooks.BitbucketServer.Secret = []secret.Text{"one"}
 	want.Git.Credentials = []config.GitCredential{{Host: "github.com", Username: "bot", Token: "ghp_1"}, {Host: "git.example.com:3000", SSHKeyFile: "/keys/git"}}
@@ -111,7 +111,7 @@ log: {level: debug, format: json}
 		"WAGGLE_SLACK_SIGNING_SECRET=0123", "WAGGLE_SLACK_API_URL=http://127.0.0.1:7600/api", "WAGGLE_SLACK_CHANNEL=#ops",
 		"WAGGLE_SLACK_AUDIT_CHANNEL=C024BE91L", "WAGGLE_REDIS_URL=rediss://:pw@redis:6380/1", "WAGGLE_DOCKER_HOST=ssh://root@manager",
 		"WAGGLE_SECRET_KEY=" + key, "WAGGLE_SWARM_ADVERTISE_ADDR=10.0.0.11", "WAGGLE_SWARM_NETWORK=apps",
-		"WAGGLE_SSH_USER=waggle", "WAGGLE_SSH_PORT=2222", "WAGGLE_SSH_KEY_FILE=/keys/id",
+		"WAGGLE_SSH_USER=waggle", "WAGGLE_SSH_PORT=2222", "WAGGLE_SSH_KEY_FILE=/keys/id", "WAGGLE_SSH_PASSPHRASE=open",
 		"WAGGLE_WEBHOOKS_GITHUB_SECRET_FILE=/run/secrets/github", "WAGGLE_WEBHOOKS_BITBUCKET_SERVER_SECRET=one",
 		`WAGGLE_GIT_CREDENTIALS=[{"host":"GitHub.com","username":"bot","token":"ghp_1"},{"host":"git.example.com:3000","ssh_key_file":"/keys/git"}]`,
 		"WAGGLE_BUILD_CONCURRENCY=4", "WAGGLE_BUILD_TIMEOUT=1h30m", "WAGGLE_DEPLOY_TIMEOUT=90s", "WAGGLE_JOIN_TIMEOUT=30s",
@@ -183,7 +183,7 @@ func TestProblems(t *testing.T) {
 	}{
 		{"unknown key", "slack: {bot_tokn: xoxb-1}", nil, "slack.bot_tokn: unknown key, did you mean slack.bot_token? (waggle.yaml line 1)"},
 		{"unknown key near no other", "frobnicate: {volume: 11}", nil, "frobnicate.volume: unknown key, all are listed in docs/settings.md"},
-		{"unknown key of a known section", "ssh: {nonsense: 1}", nil, "ssh.nonsense: unknown key, there are ssh.user, ssh.port, ssh.key_file ("},
+		{"unknown key of a known section", "ssh: {nonsense: 1}", nil, "ssh.nonsense: unknown key, there are ssh.user, ssh.port, ssh.key_file, ssh.passphrase ("},
 		{"unknown dotted key", "ssh.prt: 1", nil, "did you mean ssh.port?"},
 		{"unknown section", "\n\nslak:\n  channel: x", nil, "slak.channel: unknown key, did you mean slack.channel? (waggle.yaml line 4)"},
 		{"unknown empty section", "slak:", nil, "slak: unknown key"},
@@ -213,11 +213,14 @@ func TestProblems(t *testing.T) {
 		{"docker scheme", "docker: {host: 'npipe:////./pipe/x'}", nil, "docker.host: "},
 		{"docker socket", "docker: {host: 'unix://docker.sock'}", nil, "has no absolute path"},
 		{"docker tcp", "docker: {host: 'tcp://10.0.0.1'}", nil, "is not host:port"},
+		{"docker ssh path", "docker: {host: 'ssh://root@manager/run/docker.sock'}", nil, "must be only a user, host and port"},
+		{"docker ssh port", "docker: {host: 'ssh://root@manager:70000'}", nil, "has a wrong port"},
 		{"docker from DOCKER_HOST", "", []string{"DOCKER_HOST=10.0.0.1"}, "(DOCKER_HOST)"},
 		{"secret key", "secret_key: dG9vIHNob3J0", nil, "secret_key: must be 32 bytes in base64: make one with openssl rand -base64 32 (waggle.yaml line 1)"},
 		{"advertise address", "swarm: {advertise_addr: '10.0.0.1:2377'}", nil, "without a port"},
 		{"network", "swarm: {network: 'a b'}", nil, "swarm.network: "},
 		{"ssh user", "ssh: {user: 'a b'}", nil, "ssh.user: "},
+		{"ssh passphrase alone", "ssh: {passphrase: x}", nil, "ssh.passphrase: is of no use without ssh.key_file"},
 		{"ssh port", "ssh: {port: 0}", nil, "ssh.port: 0 is not a port"},
 		{"int", "build: {concurrency: 2.0}", nil, `build.concurrency: "2.0" is not a whole number`},
 		{"int with list", "build: {concurrency: [2]}", nil, "build.concurrency: must be one value, not a list"},

@@ -24,13 +24,14 @@ func TestSettingsNeverPrintSecrets(t *testing.T) {
 		"WAGGLE_WEBHOOKS_GITHUB_SECRET=" + canary + "\n" + canary, "WAGGLE_WEBHOOKS_AZURE_SECRET=" + canary,
 		"WAGGLE_GIT_CREDENTIALS=[{host: g.com, token: " + canary + "}]",
 		"WAGGLE_REGISTRY_DOMAIN=r.example.com", "WAGGLE_REGISTRY_USERNAME=u", "WAGGLE_REGISTRY_PASSWORD=" + canary,
+		"WAGGLE_SSH_KEY_FILE=/keys/id", "WAGGLE_SSH_PASSPHRASE=" + canary,
 	}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var logged bytes.Buffer
-	slog.New(slog.NewJSONHandler(&logged, nil)).Info("x", "settings", s, "pointer", &s, "slack", s.Slack, "git", s.Git, "webhooks", s.Webhooks)
-	slog.New(slog.NewTextHandler(&logged, nil)).Info("x", "settings", s, "pointer", &s, "slack", s.Slack, "git", s.Git, "webhooks", s.Webhooks)
+	slog.New(slog.NewJSONHandler(&logged, nil)).Info("x", "settings", s, "pointer", &s, "slack", s.Slack, "git", s.Git, "ssh", s.SSH, "webhooks", s.Webhooks)
+	slog.New(slog.NewTextHandler(&logged, nil)).Info("x", "settings", s, "pointer", &s, "slack", s.Slack, "git", s.Git, "ssh", s.SSH, "webhooks", s.Webhooks)
 	asJSON, err := json.Marshal(s)
 	if err != nil {
 		t.Fatal(err)

@@ -62,7 +62,7 @@ type Redis struct {
 
 // Docker is the engine of the swarm manager that Waggle talks to.
 type Docker struct {
-	Host string `koanf:"host" default:"unix:///var/run/docker.sock" shown:"DOCKER_HOST, else the local socket" doc:"unix:///path, tcp://host:port (TLS as the docker CLI does it: DOCKER_TLS_VERIFY, DOCKER_CERT_PATH) or ssh://user@host"`
+	Host string `koanf:"host" default:"unix:///var/run/docker.sock" shown:"DOCKER_HOST, else the local socket" doc:"unix:///path, tcp://host:port (TLS as the docker CLI does it: DOCKER_TLS_VERIFY, DOCKER_CERT_PATH) or ssh://user@host:port (with Waggle's own SSH key, and a host key in known_hosts)"`
 }
 
 // Swarm is about nodes and networks.
@@ -73,9 +73,10 @@ type Swarm struct {
 
 // SSH is how Waggle reaches servers that are to join.
 type SSH struct {
-	User    string `koanf:"user" default:"root" doc:"user on servers that join"`
-	Port    int    `koanf:"port" default:"22" doc:"SSH port of servers that join"`
-	KeyFile string `koanf:"key_file" doc:"Waggle's own private key; /join-node key shows its public half"`
+	User       string      `koanf:"user" default:"root" doc:"user on servers that join"`
+	Port       int         `koanf:"port" default:"22" doc:"SSH port of servers that join"`
+	KeyFile    string      `koanf:"key_file" shown:"one that Waggle makes at first use, in /var/lib/waggle for root" doc:"Waggle's own private key: ed25519, RSA or ECDSA, for nobody else to read; /join-node key shows its public half; set it when there are several replicas"`
+	Passphrase secret.Text `koanf:"passphrase" doc:"opens ssh.key_file, if that is encrypted"`
 }
 
 // Webhook is one forge that may send pushes.
