@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -22,6 +23,7 @@ import (
 	"waggle/bot"
 	"waggle/config"
 	"waggle/ops"
+	"waggle/ops/node"
 	"waggle/ops/queue"
 	"waggle/ops/source"
 	"waggle/ops/store"
@@ -66,6 +68,8 @@ type service struct {
 	log      *slog.Logger
 	embedded *store.Embedded // nil with a real Redis
 	store    *store.Store
+	servers  *node.Servers
+	tunnel   *node.Tunnel // nil unless docker.host is behind SSH
 	swarm    *swarm.Client
 	bot      *bot.Bot
 	runner   *ops.Runner
@@ -95,7 +99,15 @@ func newService(c config.Settings, log *slog.Logger) (_ *service, err error) {
 		log.Warn("redis.url is not set: using an embedded Redis in memory. What waits or runs is LOST when Waggle stops. Set redis.url for real use.")
 	}
 	s.store = store.Open(redisOptions)
-	if s.swarm, err = swarm.Dial(swarm.Options{Host: c.Docker.Host, Log: log}); err != nil {
+	s.servers = node.New(node.Options{KeyFile: c.SSH.KeyFile, Passphrase: c.SSH.Passphrase, Log: log, Now: time.Now})
+	docker := swarm.Options{Host: c.Docker.Host, Log: log, Now: time.Now}
+	if strings.HasPrefix(c.Docker.Host, "ssh://") {
+		if s.tunnel, err = s.servers.Tunnel(c.Docker.Host, c.SSH.User); err != nil {
+			return nil, err
+		}
+		docker.Dial = s.tunnel.Dial
+	}
+	if s.swarm, err = swarm.Dial(docker); err != nil {
 		return nil, err
 	}
 	git, err := newGit(c.Git, log)
@@ -217,6 +229,9 @@ func (s *service) close() {
 	}
 	if s.swarm != nil {
 		_ = s.swarm.Close()
+	}
+	if s.tunnel != nil {
+		_ = s.tunnel.Close()
 	}
 	if s.store != nil {
 		_ = s.store.Close()

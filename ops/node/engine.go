@@ -33,7 +33,7 @@ const dialStdio = "docker system dial-stdio"
 // found out by the first connection.
 type engine struct {
 	ssh   *ssh.Client
-	addr  ops.Address
+	to    target
 	log   *slog.Logger
 	limit timeouts
 
@@ -42,8 +42,8 @@ type engine struct {
 	first net.Conn      // the connection that showed it, unless it was given away
 }
 
-func newEngine(c *ssh.Client, addr ops.Address, log *slog.Logger, limit timeouts) *engine {
-	return &engine{ssh: c, addr: addr, log: log, limit: limit, turn: make(chan struct{}, 1)}
+func newEngine(c *ssh.Client, to target, log *slog.Logger, limit timeouts) *engine {
+	return &engine{ssh: c, to: to, log: log, limit: limit, turn: make(chan struct{}, 1)}
 }
 
 // dial is for swarm.Options. Its errors keep an *ops.Error in their chain.
@@ -93,7 +93,7 @@ func (e *engine) connect(ctx context.Context) (net.Conn, error) {
 	if !errors.As(err, &refused) {
 		return nil, e.lost(ctx, err)
 	}
-	e.log.Debug("the Docker socket cannot be opened over SSH: trying the docker command", "server", e.addr.String(), "err", err)
+	e.log.Debug("the Docker socket cannot be opened over SSH: trying the docker command", "server", e.to.String(), "err", err)
 	program, err := e.run(ctx)
 	if err != nil {
 		return nil, err
@@ -108,7 +108,7 @@ func (e *engine) connect(ctx context.Context) (net.Conn, error) {
 
 // lost names why the SSH connection is of no use any more.
 func (e *engine) lost(ctx context.Context, err error) error {
-	host := e.addr.Host
+	host := e.to.Host
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):
 		return &ops.Error{Code: ops.Canceled, Sentence: "Called off: speak with " + host, Err: context.Canceled}
@@ -116,8 +116,11 @@ func (e *engine) lost(ctx context.Context, err error) error {
 		return (&ops.Error{Code: ops.Unavailable, Sentence: "The SSH server of " + host + " let Waggle in and then hangs", Err: err}).
 			Then("See whether that machine is well, and restart its sshd")
 	}
-	return (&ops.Error{Code: ops.Unavailable, Sentence: "The SSH connection to " + host + " broke", Err: err}).Then("Try again")
+	return (&ops.Error{Code: ops.Unavailable, Sentence: "The SSH connection to " + host + " broke", Err: broken{err}}).Then("Try again")
 }
+
+// broken is what a connection that has ended gives.
+type broken struct{ error }
 
 // within waits for f, which knows no context, until ctx ends; what f then still
 // returns is given to drop. f ends with the SSH connection.
@@ -153,7 +156,7 @@ func (e *engine) run(ctx context.Context) (*program, error) {
 	case err == nil:
 		return p, nil
 	case errors.As(err, &refused), errors.Is(err, errNotStarted):
-		return nil, (&ops.Error{Code: ops.Failed, Sentence: fmt.Sprintf("The SSH server of %s lets %s neither open its Docker socket nor run the docker command", e.addr.Host, e.addr.User), Err: err}).
+		return nil, (&ops.Error{Code: ops.Failed, Sentence: fmt.Sprintf("The SSH server of %s lets %s neither open its Docker socket nor run the docker command", e.to.Host, e.to.User), Err: err}).
 			Then("Set `AllowStreamLocalForwarding yes` in its sshd_config, for that user at least, and restart its sshd")
 	}
 	return nil, e.lost(ctx, err)
@@ -271,7 +274,7 @@ func (p *program) failed(err error) error {
 		status = exit.ExitStatus()
 	}
 	stderr := p.stderr.String()
-	host, user := p.addr.Host, p.addr.User
+	host, user := p.to.Host, p.to.User
 	said := func(words ...string) bool {
 		for _, w := range words {
 			if strings.Contains(strings.ToLower(stderr), w) {
@@ -284,7 +287,7 @@ func (p *program) failed(err error) error {
 	switch {
 	case said("permission denied") && said("docker.sock", "daemon socket", "docker api"):
 		e.Code, e.Sentence = ops.Forbidden, fmt.Sprintf("User %s may not use Docker on %s", user, host)
-		return e.Then("Run `usermod -aG docker %s` there as root, or name another user with `--user`", user)
+		return e.Then("Run `usermod -aG docker %s` there as root, or name another user %s", user, p.to.where("--user"))
 	case said("cannot connect to the docker daemon", "is the docker daemon running", "connection refused") ||
 		said("dial unix", "docker api") && said("no such file"):
 		e.Code, e.Sentence = ops.Unavailable, fmt.Sprintf("Docker is installed on %s, but its engine does not run", host)

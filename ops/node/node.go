@@ -29,6 +29,9 @@ type Options struct {
 	// StateDir is where Waggle's own key is kept. Empty means /var/lib/waggle for
 	// root, else $XDG_STATE_HOME/waggle or ~/.local/state/waggle.
 	StateDir string
+	// KnownHosts are the files with the host keys that a Tunnel accepts; nil means
+	// ~/.ssh/known_hosts and /etc/ssh/ssh_known_hosts.
+	KnownHosts []string
 	// Log receives what is done without being asked for; nil discards it.
 	Log *slog.Logger
 	// Now is the clock that the engines' are compared with; nil is time.Now.
@@ -37,18 +40,18 @@ type Options struct {
 
 // Servers reaches machines over SSH. It is safe for concurrent use.
 type Servers struct {
-	key keyring
-	log *slog.Logger
-	now func() time.Time
-	// The local half of UDP probes and connections, replaced in tests.
-	timeouts timeouts
+	key        keyring
+	knownHosts []string
+	timeouts   timeouts
+	log        *slog.Logger
+	now        func() time.Time
 }
 
 var _ ops.Servers = (*Servers)(nil)
 
 // New returns servers to be reached. It neither reads the key nor connects.
 func New(o Options) *Servers {
-	s := &Servers{log: o.Log, now: o.Now, timeouts: defaultTimeouts()}
+	s := &Servers{knownHosts: o.KnownHosts, log: o.Log, now: o.Now, timeouts: defaultTimeouts()}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -89,6 +92,7 @@ var errHostKey = errors.New("the host key is another")
 
 // Connect connects to a server; see ops.Servers.
 func (s *Servers) Connect(ctx context.Context, addr ops.Address, want ops.HostKey) (ops.Server, error) {
+	to := target{Address: addr}
 	algorithms := hostKeyAlgorithms()
 	if want != (ops.HostKey{}) {
 		algorithms = signatures(want.Algorithm)
@@ -101,12 +105,12 @@ func (s *Servers) Connect(ctx context.Context, addr ops.Address, want ops.HostKe
 		}
 		return nil
 	}
-	client, err := s.dial(ctx, addr, algorithms, check)
+	client, err := s.dial(ctx, to, algorithms, check)
 	// A server that has no key of the wanted kind any more shows another one to
 	// whoever asks for any; check refuses it.
 	var none *ssh.AlgorithmNegotiationError
 	if errors.As(err, &none) && want != (ops.HostKey{}) && slices.Equal(none.SupportedAlgorithms, algorithms) {
-		client, err = s.dial(ctx, addr, hostKeyAlgorithms(), check)
+		client, err = s.dial(ctx, to, hostKeyAlgorithms(), check)
 	}
 	if errors.Is(err, errHostKey) {
 		return nil, (&ops.Error{Code: ops.Failed, Err: err,

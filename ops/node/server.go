@@ -28,7 +28,7 @@ type Server struct {
 var _ ops.Server = (*Server)(nil)
 
 func (s *Servers) newServer(c *ssh.Client, addr ops.Address, key ops.HostKey) (*Server, error) {
-	e := newEngine(c, addr, s.log, s.timeouts)
+	e := newEngine(c, target{Address: addr}, s.log, s.timeouts)
 	docker, err := swarm.Dial(swarm.Options{Host: addr.Host, Dial: e.dial, Log: s.log, Now: s.now})
 	if err != nil {
 		return nil, err
