@@ -124,7 +124,10 @@ func (r *Runner) decide(ctx context.Context, req Request) error {
 	if err := json.Unmarshal(req.Op, &d); err != nil {
 		return fmt.Errorf("decode decision: %w", err)
 	}
-	err := r.settle(ctx, d)
+	won, err := r.settle(ctx, d)
+	if err == nil {
+		return r.carryOn(ctx, won)
+	}
 	if e := new(Error); errors.As(err, &e) {
 		m := r.Reporter.Open(req, "", func(string) {})
 		m.Show(Status{ID: req.ID, Kind: kindDecision, Actor: req.Actor, State: Refused, Began: req.At, Err: e})
@@ -136,9 +139,35 @@ func (r *Runner) decide(ctx context.Context, req Request) error {
 	return err
 }
 
-// settle is decide without the telling. Of all who decide, on all replicas, the
-// one who takes the operation off the list of what waits is the one who counts.
-func (r *Runner) settle(ctx context.Context, d decisionOp) error {
+// carryOn goes on with an operation that was decided about: here and now, unless it
+// has slow work to do, which has a queue of its own. Should it not come to that, the
+// sweep takes it up.
+func (r *Runner) carryOn(ctx context.Context, rec record) error {
+	op, err := r.decode(rec.Request)
+	if err != nil {
+		return err
+	}
+	payload, err := json.Marshal(rec.Request)
+	if err != nil {
+		return err
+	}
+	if r.queueOf(op) == r.Changes {
+		if err := r.handle(ctx, payload); err != nil {
+			r.Log.Warn("an operation is carried on a little later", "op", rec.ID, "err", err)
+		}
+		return nil
+	}
+	err = r.Deploys.Add(ctx, token(rec.ID, rec.Begun), payload)
+	if err != nil && !errors.Is(err, queue.ErrDuplicate) {
+		r.Log.Warn("an operation is carried on a little later", "op", rec.ID, "err", err)
+	}
+	return nil
+}
+
+// settle is decide without the telling and the carrying on. Of all who decide, on
+// all replicas, the one who takes the operation off the list of what waits is the
+// one who counts.
+func (r *Runner) settle(ctx context.Context, d decisionOp) (record, error) {
 	id, round, ok := splitToken(d.Token)
 	var rec record
 	err := ErrGone
@@ -147,54 +176,46 @@ func (r *Runner) settle(ctx context.Context, d decisionOp) error {
 	}
 	switch {
 	case errors.Is(err, store.ErrNotFound), errors.Is(err, ErrGone):
-		return Errorf(NotFound, "This is gone: Redis does not know it any more").Then("Nothing was changed. Ask for it again.")
+		return record{}, Errorf(NotFound, "This is gone: Redis does not know it any more").Then("Nothing was changed. Ask for it again.")
 	case err != nil:
-		return err
+		return record{}, err
 	case rec.State != Pending:
-		return Errorf(Invalid, "This does not wait any more: it is %s", rec.State)
+		return record{}, Errorf(Invalid, "This does not wait any more: it is %s", rec.State)
 	case round != rec.Round && round != anyRound:
-		return Errorf(Invalid, "The plan has changed since").Then("Look at the message as it is now.")
+		return record{}, Errorf(Invalid, "The plan has changed since").Then("Look at the message as it is now.")
 	}
 	if d.Verdict == Approve && r.Env.Now().After(rec.Deadline) {
-		return Errorf(Invalid, "The time to approve this is over").Then("Nothing was changed. Ask for it again.")
+		return record{}, Errorf(Invalid, "The time to approve this is over").Then("Nothing was changed. Ask for it again.")
 	}
 	op, err := r.decode(rec.Request)
 	if err != nil {
-		return err
+		return record{}, err
 	}
 	own := d.By.ID != "" && d.By.ID == rec.Actor.ID
 	switch {
 	case d.Verdict == Cancel && own: // everybody may take back what is theirs
 	case d.Verdict == Cancel:
 		if err := r.Authoriser.Authorise(ctx, d.By, Admin); err != nil {
-			return err
+			return record{}, err
 		}
 	case d.Verdict == Expire:
 	default:
 		if err := r.Authoriser.Authorise(ctx, d.By, op.Needs()); err != nil {
-			return err
+			return record{}, err
 		}
 		if own && d.Verdict == Approve && !r.ApproveOwn {
-			return Errorf(Forbidden, "You asked for this yourself, so somebody else has to approve it").
+			return record{}, Errorf(Forbidden, "You asked for this yourself, so somebody else has to approve it").
 				Then("`/swarm cancel %s` takes it back.", id)
 		}
 	}
 	won, err := r.Store.Claim(ctx, pending, id, decisionKey(id), d.Decision, queue.Retention, inflight)
 	if err != nil {
-		return err
+		return record{}, err
 	}
 	if !won {
-		return Errorf(Invalid, "Somebody else was faster: this does not wait any more")
+		return record{}, Errorf(Invalid, "Somebody else was faster: this does not wait any more")
 	}
-	// From here on the sweep would take it up, too.
-	payload, err := json.Marshal(rec.Request)
-	if err != nil {
-		return err
-	}
-	if err := r.queueOf(op).Add(ctx, token(id, rec.Begun), payload); err != nil && !errors.Is(err, queue.ErrDuplicate) {
-		r.Log.Warn("a decision is carried out a little later", "op", id, "err", err)
-	}
-	return nil
+	return rec, nil // from here on the sweep would take it up, too
 }
 
 // anyRound decides about an operation whatever its plan is by now.
@@ -241,7 +262,7 @@ func (r *Runner) expire(ctx context.Context) error {
 		return err
 	}
 	for _, id := range ids {
-		err := r.settle(ctx, decisionOp{token(id, anyRound), Decision{Verdict: Expire, By: Actor{Name: "the clock", Via: "waggle"}, At: r.Env.Now()}})
+		_, err := r.settle(ctx, decisionOp{token(id, anyRound), Decision{Verdict: Expire, By: Actor{Name: "the clock", Via: "waggle"}, At: r.Env.Now()}})
 		if e := new(Error); errors.As(err, &e) {
 			if e.Code == NotFound { // its record is lost
 				_, err = r.Store.Claim(ctx, pending, id, decisionKey(id), struct{}{}, time.Second, inflight)

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 const (
@@ -38,6 +40,8 @@ type NodeJoin struct {
 	addr    Address
 	server  Server
 	machine Machine
+	nodes   []Node
+	cluster Cluster
 	member  *Node // it is in this swarm already
 	began   time.Time
 }
@@ -74,20 +78,17 @@ func (j *NodeJoin) Plan(ctx context.Context, run *Run) (Plan, error) {
 	if j.addr.Port == 0 {
 		j.addr.Port = run.SSH.Port
 	}
-	nodes, err := run.Swarm.Nodes(ctx)
-	if err != nil {
-		return Plan{}, err
-	}
-	cluster, err := run.Swarm.Cluster(ctx)
-	if err != nil {
-		return Plan{}, err
-	}
-	look, cancel := context.WithTimeout(ctx, lookWithin)
+	ctx, cancel := context.WithTimeout(ctx, lookWithin)
 	defer cancel()
-	if err := j.connect(look, run); err != nil {
-		return Plan{}, err
-	}
-	if j.machine, err = j.server.Machine(look); err != nil {
+	var both errgroup.Group // the swarm and the server have nothing to do with each other
+	both.Go(func() (err error) {
+		if j.nodes, err = run.Swarm.Nodes(ctx); err == nil {
+			j.cluster, err = run.Swarm.Cluster(ctx)
+		}
+		return err
+	})
+	both.Go(func() error { return j.look(ctx, run) })
+	if err := both.Wait(); err != nil {
 		return Plan{}, err
 	}
 	if j.HostKey == (HostKey{}) {
@@ -96,24 +97,32 @@ func (j *NodeJoin) Plan(ctx context.Context, run *Run) (Plan, error) {
 			return Plan{}, redisAway(err)
 		}
 	}
-	plan, err := j.membership(nodes)
+	plan, err := j.membership(j.nodes)
 	if err != nil || j.member != nil {
 		return plan, err
 	}
-	return j.plan(look, run, nodes, cluster)
+	if plan, err = j.plan(run, j.nodes, j.cluster); err != nil {
+		return plan, err
+	}
+	if run.approved != nil { // the ways were looked at then; now the join itself tells
+		plan.Warnings = run.approved.Warnings
+		return plan, nil
+	}
+	return plan, j.reach(ctx, run, managersAt(run, j.nodes, j.cluster), &plan)
 }
 
-func (j *NodeJoin) connect(ctx context.Context, run *Run) error {
-	if j.server != nil {
-		return nil
+// look reads the server's engine.
+func (j *NodeJoin) look(ctx context.Context, run *Run) (err error) {
+	if j.server == nil {
+		server, err := run.Servers.Connect(ctx, j.addr, j.HostKey)
+		if err != nil {
+			return err
+		}
+		j.server = server
+		run.Defer(func() { _ = server.Close() }) // nothing is lost with it
 	}
-	server, err := run.Servers.Connect(ctx, j.addr, j.HostKey)
-	if err != nil {
-		return err
-	}
-	j.server = server
-	run.Defer(func() { _ = server.Close() }) // nothing is lost with it
-	return nil
+	j.machine, err = j.server.Machine(ctx)
+	return err
 }
 
 // membership says what an engine's present swarm means for its joining.
@@ -164,7 +173,7 @@ func (j *NodeJoin) membership(nodes []Node) (Plan, error) {
 }
 
 // plan says what is known of the server and what stands in the way.
-func (j *NodeJoin) plan(ctx context.Context, run *Run, nodes []Node, cluster Cluster) (Plan, error) {
+func (j *NodeJoin) plan(run *Run, nodes []Node, cluster Cluster) (Plan, error) {
 	m := j.machine
 	key := j.HostKey
 	plan := Plan{
@@ -217,7 +226,7 @@ func (j *NodeJoin) plan(ctx context.Context, run *Run, nodes []Node, cluster Clu
 			warn("%s", odd)
 		}
 	}
-	return plan, j.reach(ctx, run, managersAt(run, nodes, cluster), &plan)
+	return plan, nil
 }
 
 // managersAt are the addresses where a new node finds the managers, the one that
@@ -339,19 +348,10 @@ func (j *NodeJoin) Apply(ctx context.Context, run *Run) error {
 	if state := j.machine.Swarm.State; state == "active" || state == "pending" {
 		return nil // told by an attempt that was cut off
 	}
-	// Read again: a token that was rotated while somebody decided is good for nothing.
-	cluster, err := run.Swarm.Cluster(ctx)
-	if err != nil {
-		return err
-	}
-	nodes, err := run.Swarm.Nodes(ctx)
-	if err != nil {
-		return err
-	}
 	return run.Step("join", func(func(string)) error {
 		ctx, cancel := context.WithTimeout(ctx, run.JoinTimeout)
 		defer cancel()
-		err := j.server.JoinSwarm(ctx, Join{Token: cluster.Token(j.Manager), Managers: managersAt(run, nodes, cluster), AdvertiseAddr: j.Advertise})
+		err := j.server.JoinSwarm(ctx, Join{Token: j.cluster.Token(j.Manager), Managers: managersAt(run, j.nodes, j.cluster), AdvertiseAddr: j.Advertise})
 		if CodeOf(err) == Unavailable && ctx.Err() == nil {
 			// The engine may go on trying: what becomes of it is followed.
 			run.Note(sentenceOf(err) + "; its engine may go on trying.")

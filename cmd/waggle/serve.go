@@ -128,13 +128,13 @@ func newService(c config.Settings, log *slog.Logger) (_ *service, err error) {
 			Swarm: s.swarm, Source: checkouts{git}, ScaleAbove: c.Approvals.ScaleAbove,
 			Registry: ops.Registry{Domain: c.Registry.Domain, Prefix: c.Registry.Prefix,
 				Auth: ops.RegistryAuth{Username: c.Registry.Username, Password: c.Registry.Password}},
-			JoinTimeout: c.Join.Timeout, SSH: ops.Address{User: c.SSH.User, Port: c.SSH.Port}, AdvertiseAddr: c.Swarm.AdvertiseAddr,
+			JoinTimeout: c.Join.Timeout, Servers: s.servers, SSH: ops.Address{User: c.SSH.User, Port: c.SSH.Port}, AdvertiseAddr: c.Swarm.AdvertiseAddr,
 			BuildTimeout: c.Build.Timeout, DeployTimeout: c.Deploy.Timeout, Now: time.Now,
 		},
 		Kinds: kinds, Store: s.store, Authoriser: s.bot, Reporter: s.bot, Log: log, Metrics: ops.NewMetrics(metrics),
 		ApprovalTTL: c.Approvals.TTL, ApproveOwn: c.Approvals.Self,
-		Changes: queue.New(s.store.Client(), queue.Options{Name: "changes", Concurrency: quickOperations, Log: log}),
-		Deploys: queue.New(s.store.Client(), queue.Options{Name: "deploys", Concurrency: c.Build.Concurrency, Log: log}),
+		Changes: queue.New(s.store.Client(), queue.Options{Name: "changes", Concurrency: quickOperations, Poll: 25 * time.Millisecond, Log: log}),
+		Deploys: queue.New(s.store.Client(), queue.Options{Name: "deploys", Concurrency: c.Build.Concurrency, Poll: 100 * time.Millisecond, Log: log}),
 	}
 	s.bot.WorkFor(s.runner)
 

@@ -32,19 +32,20 @@ func main() {
 	defer stop()
 	runs := flag.Int("runs", 5, "how often each figure is taken")
 	acks := flag.Int("acks", 100, "how many commands are typed for their acknowledgement")
+	joins := flag.Bool("joins", false, "measure only how servers join")
 	flag.Parse()
 	if *runs < 1 || *acks < 1 {
 		flag.Usage()
 		os.Exit(2)
 	}
-	if err := run(ctx, *runs, *acks, os.Stdout); err != nil {
+	if err := run(ctx, *runs, *acks, *joins, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		stop()
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, runs, acks int, out io.Writer) (err error) {
+func run(ctx context.Context, runs, acks int, joins bool, out io.Writer) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Minute)
 	defer cancel()
 	dir, err := os.MkdirTemp("", "waggle-bench-")
@@ -59,12 +60,12 @@ func run(ctx context.Context, runs, acks int, out io.Writer) (err error) {
 	if text, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build waggle: %w\n%s", err, text)
 	}
-	l, err := lab.Start(ctx, lab.Options{Swarm: true, Progress: func(s string) { say("lab: %s", s) }})
+	l, err := lab.Start(ctx, lab.Options{Nodes: 4, Spare: 1, Swarm: true, Progress: func(s string) { say("lab: %s", s) }})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, l.Close()) }()
-	b := &bench{lab: l, binary: binary, dir: dir, got: map[figure][]float64{}}
+	b := &bench{lab: l, onlyJoins: joins, binary: binary, dir: dir, got: map[figure][]float64{}}
 	if err := b.measure(ctx, runs, acks); err != nil {
 		return err
 	}
@@ -86,6 +87,8 @@ type bench struct {
 	binary string
 	dir    string
 	got    map[figure][]float64
+
+	onlyJoins bool
 
 	ws       *workspace.Workspace
 	forge    *forge.Forge
@@ -139,6 +142,7 @@ func (b *bench) measure(ctx context.Context, runs, acks int) (err error) {
 		"WAGGLE_REGISTRY_PREFIX":        "acme",
 		"WAGGLE_REGISTRY_USERNAME":      b.lab.Private.User,
 		"WAGGLE_REGISTRY_PASSWORD":      b.lab.Private.Password,
+		"WAGGLE_SSH_KEY_FILE":           b.lab.SSHKey,
 	}
 
 	repo, err := b.forge.Create(ctx, "acme/"+app, forge.RepoOptions{})
@@ -151,12 +155,19 @@ func (b *bench) measure(ctx context.Context, runs, acks int) (err error) {
 	}
 	for i := range runs {
 		say("run %d of %d", i+1, runs)
-		if err := b.startUp(ctx); err != nil {
-			return err
+		err := b.startUp(ctx)
+		if err == nil && !b.onlyJoins {
+			err = b.round(ctx, repo, i)
 		}
-		if err := errors.Join(b.round(ctx, repo, i), b.waggle.Stop()); err != nil {
+		if err == nil {
+			err = b.joins(ctx, i)
+		}
+		if err := errors.Join(err, b.waggle.Stop()); err != nil {
 			return fmt.Errorf("%w; waggle's log:\n%s", err, b.waggle.Log())
 		}
+	}
+	if b.onlyJoins {
+		return nil
 	}
 	say("acknowledgements")
 	if err := b.serve(ctx); err != nil {

@@ -1,5 +1,5 @@
 // Package e2e runs the whole of Waggle on real parts: its binary as a process,
-// three Docker engines in one swarm, registries with and without login, a real
+// three Docker engines in one swarm and two beside it, registries with and without login, a real
 // Redis, a real Git forge, and the local workspace in place of Slack.
 package e2e
 
@@ -32,7 +32,7 @@ const (
 )
 
 var (
-	shared = lab.Shared{Options: lab.Options{Swarm: true}}
+	shared = lab.Shared{Options: lab.Options{Nodes: 5, Spare: 2, Swarm: true}}
 	binary string
 )
 

@@ -17,9 +17,6 @@ import (
 // cannot be added again.
 const Retention = 7 * 24 * time.Hour
 
-// pollInterval is how soon an idle worker sees a new job.
-const pollInterval = 100 * time.Millisecond
-
 const (
 	taskType = "operation"
 	maxRetry = 10            // of failures of the handler itself, such as Redis being away
@@ -53,7 +50,9 @@ type Queue struct {
 type Options struct {
 	Name        string
 	Concurrency int // jobs side by side
-	Log         *slog.Logger
+	// Poll is how soon an idle worker sees a new job. Each look is one call of Redis.
+	Poll time.Duration
+	Log  *slog.Logger
 }
 
 // New returns the queue on rdb; no job is taken before Start.
@@ -68,7 +67,7 @@ func New(rdb redis.UniversalClient, o Options) *Queue {
 		server: asynq.NewServerFromRedisClient(rdb, asynq.Config{
 			Concurrency:              o.Concurrency,
 			Queues:                   map[string]int{o.Name: 1},
-			TaskCheckInterval:        pollInterval,
+			TaskCheckInterval:        o.Poll,
 			DelayedTaskCheckInterval: 500 * time.Millisecond,
 			ShutdownTimeout:          8 * time.Second,
 			RetryDelayFunc:           retryDelay,

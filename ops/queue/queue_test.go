@@ -37,7 +37,7 @@ func start(t *testing.T, o *redis.UniversalOptions, do func(ctx context.Context,
 	t.Helper()
 	s := store.Open(o)
 	t.Cleanup(func() { _ = s.Close() })
-	w := &worker{do: do, rdb: s.Client(), Queue: New(s.Client(), Options{Name: "changes", Concurrency: 4, Log: discard()})}
+	w := &worker{do: do, rdb: s.Client(), Queue: New(s.Client(), Options{Name: "changes", Concurrency: 4, Poll: 100 * time.Millisecond, Log: discard()})}
 	if err := w.Start(w.handle); err != nil {
 		t.Fatal(err)
 	}
@@ -268,7 +268,7 @@ func TestHandlerFails(t *testing.T) {
 		}
 		return nil
 	}}
-	w.Queue = New(s.Client(), Options{Name: "changes", Concurrency: 1, Log: slog.New(slog.NewTextHandler(locked{&mu, &log}, nil))})
+	w.Queue = New(s.Client(), Options{Name: "changes", Concurrency: 1, Poll: 100 * time.Millisecond, Log: slog.New(slog.NewTextHandler(locked{&mu, &log}, nil))})
 	if err := w.Start(w.handle); err != nil {
 		t.Fatal(err)
 	}
@@ -363,7 +363,7 @@ func TestKilled(t *testing.T) {
 
 		s := store.Open(o)
 		t.Cleanup(func() { _ = s.Close() })
-		adder := New(s.Client(), Options{Name: "changes", Concurrency: 1, Log: discard()})
+		adder := New(s.Client(), Options{Name: "changes", Concurrency: 1, Poll: 100 * time.Millisecond, Log: discard()})
 		if err := adder.Add(t.Context(), "op1", []byte("one")); err != nil {
 			t.Fatal(err)
 		}
@@ -408,7 +408,7 @@ func TestMain(m *testing.M) {
 // workerProcess begins jobs and never ends them.
 func workerProcess(addr string) {
 	s := store.Open(&redis.UniversalOptions{Addrs: []string{addr}})
-	q := New(s.Client(), Options{Name: "changes", Concurrency: 4, Log: discard()})
+	q := New(s.Client(), Options{Name: "changes", Concurrency: 4, Poll: 100 * time.Millisecond, Log: discard()})
 	err := q.Start(func(context.Context, []byte) error {
 		fmt.Print("begun")
 		select {}
@@ -429,7 +429,7 @@ func TestRedisIsAway(t *testing.T) {
 	}
 	s := store.Open(e.Options())
 	t.Cleanup(func() { _ = s.Close() })
-	q := New(s.Client(), Options{Name: "changes", Concurrency: 1, Log: discard()})
+	q := New(s.Client(), Options{Name: "changes", Concurrency: 1, Poll: 100 * time.Millisecond, Log: discard()})
 	e.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
