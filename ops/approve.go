@@ -133,10 +133,32 @@ func (r *Runner) decide(ctx context.Context, req Request) error {
 		m.Show(Status{ID: req.ID, Kind: kindDecision, Actor: req.Actor, State: Refused, Began: req.At, Err: e})
 		ctx, cancel := context.WithTimeout(ctx, time.Minute)
 		defer cancel()
-		r.Log.Info("decision refused", "op", d.Token, "who", d.By.String(), "user_id", d.By.ID, "verdict", d.Verdict, "why", e.Sentence)
+		r.refusedDecision(ctx, d, won, e)
 		return m.Close(ctx)
 	}
 	return err
+}
+
+// refusedDecision puts into the audit who decided without being allowed to. A click
+// that came too late is for the log only.
+func (r *Runner) refusedDecision(ctx context.Context, d decisionOp, rec record, why *Error) {
+	if why.Code != Forbidden || rec.Plan == nil {
+		r.Log.Info("decision refused", "op", d.Token, "who", d.By.String(), "user_id", d.By.ID, "verdict", d.Verdict, "why", why.Sentence)
+		return
+	}
+	op, err := r.decode(rec.Request)
+	if err != nil {
+		r.Log.Error("a refused decision has no operation", "op", d.Token, "err", err)
+		return
+	}
+	entry := Entry{At: r.Env.Now(), ID: rec.ID, Who: d.By.String(), UserID: d.By.ID, Kind: string(d.Verdict) + " " + rec.Kind,
+		Target: op.Target(), Diffs: rec.Plan.Diffs, Outcome: Refused, Why: why.Sentence}
+	if err := r.record(ctx, entry); err != nil {
+		r.Log.Error("the audit entry is only in this log", "op", rec.ID, "err", err)
+	}
+	if err := r.Reporter.Record(ctx, entry); err != nil {
+		r.Log.Warn("the audit entry is not in its channel", "err", err)
+	}
 }
 
 // carryOn goes on with an operation that was decided about: here and now, unless it
@@ -176,44 +198,44 @@ func (r *Runner) settle(ctx context.Context, d decisionOp) (record, error) {
 	}
 	switch {
 	case errors.Is(err, store.ErrNotFound), errors.Is(err, ErrGone):
-		return record{}, Errorf(NotFound, "This is gone: Redis does not know it any more").Then("Nothing was changed. Ask for it again.")
+		return rec, Errorf(NotFound, "This is gone: Redis does not know it any more").Then("Nothing was changed. Ask for it again.")
 	case err != nil:
-		return record{}, err
+		return rec, err
 	case rec.State != Pending:
-		return record{}, Errorf(Invalid, "This does not wait any more: it is %s", rec.State)
+		return rec, Errorf(Invalid, "This does not wait any more: it is %s", rec.State)
 	case round != rec.Round && round != anyRound:
-		return record{}, Errorf(Invalid, "The plan has changed since").Then("Look at the message as it is now.")
+		return rec, Errorf(Invalid, "The plan has changed since").Then("Look at the message as it is now.")
 	}
 	if d.Verdict == Approve && r.Env.Now().After(rec.Deadline) {
-		return record{}, Errorf(Invalid, "The time to approve this is over").Then("Nothing was changed. Ask for it again.")
+		return rec, Errorf(Invalid, "The time to approve this is over").Then("Nothing was changed. Ask for it again.")
 	}
 	op, err := r.decode(rec.Request)
 	if err != nil {
-		return record{}, err
+		return rec, err
 	}
 	own := d.By.ID != "" && d.By.ID == rec.Actor.ID
 	switch {
 	case d.Verdict == Cancel && own: // everybody may take back what is theirs
 	case d.Verdict == Cancel:
 		if err := r.Authoriser.Authorise(ctx, d.By, Admin); err != nil {
-			return record{}, err
+			return rec, err
 		}
 	case d.Verdict == Expire:
 	default:
 		if err := r.Authoriser.Authorise(ctx, d.By, op.Needs()); err != nil {
-			return record{}, err
+			return rec, err
 		}
 		if own && d.Verdict == Approve && !r.ApproveOwn {
-			return record{}, Errorf(Forbidden, "You asked for this yourself, so somebody else has to approve it").
+			return rec, Errorf(Forbidden, "You asked for this yourself, so somebody else has to approve it").
 				Then("`/swarm cancel %s` takes it back.", id)
 		}
 	}
 	won, err := r.Store.Claim(ctx, pending, id, decisionKey(id), d.Decision, queue.Retention, inflight)
 	if err != nil {
-		return record{}, err
+		return rec, err
 	}
 	if !won {
-		return record{}, Errorf(Invalid, "Somebody else was faster: this does not wait any more")
+		return rec, Errorf(Invalid, "Somebody else was faster: this does not wait any more")
 	}
 	return rec, nil // from here on the sweep would take it up, too
 }

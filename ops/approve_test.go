@@ -85,6 +85,11 @@ func TestDecisionsThatDoNotCount(t *testing.T) {
 			if told.State != ops.Refused || !strings.Contains(told.Err.Sentence, tc.says) || told.Actor.Name != tc.by {
 				t.Errorf("told %+v", told.Err)
 			}
+			waitFor(t, "the refusal in the audit", func() bool {
+				all, err := h.Audit(t.Context(), "pizza", 5)
+				forbidden := told.Err.Code == ops.Forbidden
+				return err == nil && (!forbidden && len(all) == 0 || forbidden && len(all) == 1 && all[0].Who == "@"+tc.by && all[0].Outcome == ops.Refused)
+			})
 			if len(h.swarm.changes()) > 0 || h.seen(func(s ops.Status) bool { return s.ID == "op1" && s.State.Final() }) {
 				t.Error("it counted")
 			}
