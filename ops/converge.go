@@ -139,27 +139,27 @@ func (r Replicas) explained() int {
 }
 
 // look reads how a service stands and shows it. With upToDate, tasks of an older
-// task spec count as on their way out.
-func (r *Run) look(ctx context.Context, svc Service, upToDate bool) (Replicas, []Task, error) {
+// task spec count as on their way out; current are those of the present one.
+func (r *Run) look(ctx context.Context, svc Service, upToDate bool) (got Replicas, tasks, current []Task, err error) {
 	nodes, err := r.Swarm.Nodes(ctx)
 	if err != nil {
-		return Replicas{}, nil, err
+		return Replicas{}, nil, nil, err
 	}
-	tasks, err := r.Swarm.Tasks(ctx, svc.ID, false)
+	tasks, err = r.Swarm.Tasks(ctx, svc.ID, false)
 	if err != nil {
-		return Replicas{}, nil, err
+		return Replicas{}, nil, nil, err
 	}
 	counted := tasks
 	if upToDate {
-		current, err := r.Swarm.Tasks(ctx, svc.ID, true)
+		current, err = r.Swarm.Tasks(ctx, svc.ID, true)
 		if err != nil {
-			return Replicas{}, nil, err
+			return Replicas{}, nil, nil, err
 		}
 		counted = onlyCurrent(tasks, current)
 	}
-	replicas := Observe(svc.wantedReplicas(), counted, nodes)
-	r.update(func(s *Status) { s.Replicas = &replicas })
-	return replicas, tasks, nil
+	got = Observe(svc.wantedReplicas(), counted, nodes)
+	r.update(func(s *Status) { s.Replicas = &got })
+	return got, tasks, current, nil
 }
 
 // onlyCurrent returns all tasks, those that are not current marked as to be stopped.
@@ -191,7 +191,7 @@ func (r *Run) converge(ctx context.Context, svc Service) (Replicas, error) {
 	)
 	for {
 		now := r.Now()
-		seen, _, err := r.look(ctx, svc, false)
+		seen, _, _, err := r.look(ctx, svc, false)
 		if err == nil {
 			replicas = seen
 		}

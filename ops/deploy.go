@@ -215,7 +215,7 @@ func (d *Deploy) Apply(ctx context.Context, run *Run) error {
 func (d *Deploy) Converge(ctx context.Context, run *Run) (string, error) {
 	var got Replicas
 	err := run.Step("update", func(func(string)) (err error) {
-		got, err = run.followUpdate(ctx, d.svc.Name, d.Image)
+		got, err = run.followUpdate(ctx, d.svc.Name, d.Image, "Mend it and push again.")
 		return err
 	})
 	if err != nil {

@@ -24,6 +24,7 @@ type Part struct {
 	Table [][]string // by rows; the first has the names of the columns
 	Lines []string
 	Code  string // to be copied as it stands
+	File  string // the name of a file for Code, should it be too long to be shown
 }
 
 // Concern is something wrong, and the command that helps.

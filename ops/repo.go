@@ -33,3 +33,58 @@ func normalRepo(raw string) string {
 	}
 	return strings.ToLower(strings.TrimSuffix(host, ".") + "/" + path)
 }
+
+// branchName is stricter than Git's own rule: what it lets through can mean
+// nothing but a branch or tag.
+var branchName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_./@#=,-]{0,199}$`)
+
+// CheckBranch says why a name can be no branch's.
+// Source: https://git-scm.com/docs/git-check-ref-format
+func CheckBranch(name string) error {
+	if !branchName.MatchString(name) || strings.Contains(name, "..") || strings.Contains(name, "//") || strings.HasSuffix(name, "/") ||
+		strings.HasSuffix(name, ".lock") || strings.HasSuffix(name, ".") || strings.Contains(name, "@{") {
+		return Errorf(Invalid, "%q is not a branch", name).Then("Give its name as Git has it, like main or release/1.2.")
+	}
+	return nil
+}
+
+// CheckRepo says why an address is none that an app can be deployed from.
+func CheckRepo(address string) error {
+	next := "Give its clone URL: https://host/owner/name.git or git@host:owner/name.git."
+	bad := func(why string) error {
+		return Errorf(Invalid, "This is no repository's address: %s", why).Then("%s", next)
+	}
+	if len(address) > 500 {
+		return bad("it is longer than 500 characters")
+	}
+	for _, r := range address {
+		if r <= ' ' || r > '~' {
+			return bad("it has a space or a letter in it that addresses do not have")
+		}
+	}
+	if !strings.Contains(address, "://") {
+		if !scp.MatchString(address) || strings.HasPrefix(address, "-") || strings.Contains(address, "::") || strings.Contains(address, ":-") {
+			return bad("it has neither a scheme nor the form user@host:path")
+		}
+		return nil
+	}
+	u, err := url.Parse(address)
+	if err != nil {
+		return bad("it cannot be read")
+	}
+	switch u.Scheme {
+	case "https", "http", "ssh":
+	default:
+		return bad(u.Scheme + ":// cannot be cloned from")
+	}
+	if _, password := u.User.Password(); password || u.User != nil && u.Scheme != "ssh" {
+		// The address itself is not repeated: it carries a secret.
+		return Errorf(Invalid, "This address carries a user or a password, and everybody could read it").
+			Then("Take it out and put the credentials into git.credentials of Waggle's settings.")
+	}
+	if u.Hostname() == "" || strings.HasPrefix(u.Host, "-") || strings.HasPrefix(u.User.Username(), "-") || strings.Trim(u.Path, "/") == "" || strings.HasPrefix(u.Path, "/-") ||
+		u.RawQuery != "" || u.Fragment != "" {
+		return bad("it needs a host and a path, and nothing after that")
+	}
+	return nil
+}

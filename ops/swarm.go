@@ -33,6 +33,8 @@ type Service struct {
 	Monitor    time.Duration // how long the swarm watches a new task before it trusts it (5 s unless set)
 	MaxPerNode int           // max_replicas_per_node, 0 = no limit
 
+	Settings // what its tasks run with
+
 	Constraints   []string // as they are written: "node.role == manager"
 	Platforms     []string // os/arch of its image, empty when any will do
 	ReserveCPU    int64    // what each task reserves, in 1e-9 cores
@@ -71,6 +73,12 @@ type RegistryAuth struct {
 	Password secret.Text
 }
 
+// Resources are what each task may use or reserves.
+type Resources struct {
+	CPU    *int64 // in 1e-9 cores; nil leaves it as it is, 0 takes it away
+	Memory *int64 // in bytes
+}
+
 // Change is what one update of a service changes; a nil or empty field leaves
 // that part of the service as it is.
 type Change struct {
@@ -78,6 +86,19 @@ type Change struct {
 	Image    string            // the new image, pinned by digest
 	Labels   map[string]string // set these; others stay
 	Unset    []string          // labels to remove
+	// What follows restarts the tasks, the update's own order and parallelism
+	// excepted.
+	Env         map[string]secret.Text // set these; others stay
+	UnsetEnv    []string
+	Limits      *Resources
+	Reserve     *Resources
+	Health      *Health
+	Constraints *[]string
+	Ports       *[]Port
+	AddSecrets  []SecretRef
+	DropSecrets []string // ids
+	UpdateOrder string
+	Parallelism *int
 	// Rollback asks that a failed update goes back to the version before: where
 	// the service has no update config of its own, it gets one, and one for the
 	// way back (one task at a time, start-first, or stop-first when Persistent or
@@ -105,6 +126,7 @@ type BuildRequest struct {
 // honours ctx.
 type Swarm interface {
 	Nodes
+	Apps
 
 	// Services returns all services, by name.
 	Services(ctx context.Context) ([]Service, error)

@@ -3,16 +3,18 @@ package ops
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 )
 
-// followUpdate follows a rolling update to image until all tasks run it and the
-// swarm's own watch over them is over. When that fails the service goes back to
-// the version before, by the swarm's own doing or by asking for it, and the
-// error says what was wrong with the new one and what serves now.
-func (r *Run) followUpdate(ctx context.Context, name, image string) (Replicas, error) {
+// followUpdate follows a rolling update, to image unless that is "", until all
+// tasks run it and the swarm's own watch over them is over. When that fails the
+// service goes back to the version before, by the swarm's own doing or by asking
+// for it, and the error says what was wrong with the new one, what serves now, and
+// again, what to do then.
+func (r *Run) followUpdate(ctx context.Context, name, image, again string) (Replicas, error) {
 	deadline := r.Now().Add(r.DeployTimeout)
-	u := update{run: r, name: name, image: image, better: r.Now()}
+	u := update{run: r, name: name, image: image, again: again, better: r.Now(), mine: map[string]bool{}}
 	for {
 		svc, err := r.Swarm.Service(ctx, name)
 		if err != nil {
@@ -45,11 +47,13 @@ func (r *Run) followUpdate(ctx context.Context, name, image string) (Replicas, e
 type update struct {
 	run    *Run
 	name   string
-	image  string
-	failed Task   // the newest task of the new version that failed
-	log    string // the end of its output
-	reason string // why the way back was taken; "" while going forward
-	asked  bool   // the way back was asked for, not the swarm's own
+	image  string          // "" when it stays as it is
+	again  string          // what to do when it failed
+	mine   map[string]bool // ids of tasks of the new version
+	failed Task            // the newest task of the new version that failed
+	log    string          // the end of its output
+	reason string          // why the way back was taken; "" while going forward
+	asked  bool            // the way back was asked for, not the swarm's own
 	best   int
 	better time.Time // when more of the new version ran than before
 	held   time.Time // since when it is converged without the swarm saying so
@@ -58,13 +62,16 @@ type update struct {
 // step looks once and says whether it is over.
 func (u *update) step(ctx context.Context, svc Service) (got Replicas, done bool, err error) {
 	r := u.run
-	back := svc.Image != u.image
-	got, tasks, err := r.look(ctx, svc, true)
+	back := u.image != "" && svc.Image != u.image || u.image == "" && strings.HasPrefix(svc.Update.State, "rollback")
+	got, tasks, current, err := r.look(ctx, svc, true)
 	if err != nil {
 		if CodeOf(err) == Unavailable && ctx.Err() == nil {
 			return got, false, nil // the next look will tell
 		}
 		return got, true, err
+	}
+	for _, t := range current {
+		u.mine[t.ID] = u.mine[t.ID] || !back
 	}
 	u.learn(ctx, tasks)
 	switch state := svc.Update.State; {
@@ -105,7 +112,7 @@ func (u *update) step(ctx context.Context, svc Service) (got Replicas, done bool
 // than a look.
 func (u *update) learn(ctx context.Context, tasks []Task) {
 	for _, t := range tasks {
-		bad := t.Image == u.image && (t.State == "failed" || t.State == "rejected" || t.State == "complete")
+		bad := (t.Image == u.image || u.image == "" && u.mine[t.ID]) && (t.State == "failed" || t.State == "rejected" || t.State == "complete")
 		if !bad || t.ID == u.failed.ID || t.Created.Before(u.failed.Created) {
 			continue
 		}
@@ -159,7 +166,7 @@ func (u *update) failure(now Replicas) *Error {
 	e := Errorf(Failed, "%s did not come up: %s", u.name, why)
 	e.Log = u.log
 	if now.Converged() {
-		return e.Then("The version before serves: %d of %d. Mend it and push again.", now.Running, now.Wanted)
+		return e.Then("The version before serves: %d of %d. %s", now.Running, now.Wanted, u.again)
 	}
 	return e.Then("The version before is back, with %d of %d running: see `docker service ps %s`.", now.Running, now.Wanted, u.name)
 }

@@ -4,12 +4,14 @@ import (
 	"context"
 	"regexp"
 	"sort"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/mount"
 	"github.com/docker/docker/api/types/swarm"
 
+	"waggle/internal/secret"
 	"waggle/ops"
 )
 
@@ -104,6 +106,7 @@ func service(s *swarm.Service) ops.Service {
 			}
 		}
 	}
+	o.Settings = settings(s)
 	if p := s.Spec.TaskTemplate.Placement; p != nil {
 		o.MaxPerNode = int(p.MaxReplicas)
 		o.Constraints = p.Constraints
@@ -132,6 +135,50 @@ func service(s *swarm.Service) ops.Service {
 	}
 	if st := s.ServiceStatus; st != nil {
 		o.Running, o.Desired = int(st.RunningTasks), int(st.DesiredTasks)
+	}
+	return o
+}
+
+// settings makes the operations' view of what a service's tasks run with.
+func settings(s *swarm.Service) ops.Settings {
+	o := ops.Settings{UpdateOrder: swarm.UpdateOrderStopFirst, Parallelism: 1}
+	t := s.Spec.TaskTemplate
+	if cs := t.ContainerSpec; cs != nil {
+		for _, kv := range cs.Env {
+			name, value, _ := strings.Cut(kv, "=")
+			o.Env = append(o.Env, ops.EnvVar{Name: name, Value: secret.Text(value)})
+		}
+		for _, m := range cs.Mounts {
+			o.Mounts = append(o.Mounts, ops.Mount{Type: string(m.Type), Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly})
+		}
+		for _, r := range cs.Secrets {
+			ref := ops.SecretRef{ID: r.SecretID, Name: r.SecretName}
+			if r.File != nil {
+				ref.File = r.File.Name
+			}
+			o.Secrets = append(o.Secrets, ref)
+		}
+		if h := cs.Healthcheck; h != nil {
+			o.Health = ops.Health{Test: h.Test, Interval: h.Interval, Timeout: h.Timeout, Start: h.StartPeriod, Retries: h.Retries}
+		}
+	}
+	for _, n := range t.Networks {
+		o.Networks = append(o.Networks, n.Target)
+	}
+	if r := t.Resources; r != nil && r.Limits != nil {
+		o.LimitCPU, o.LimitMemory = r.Limits.NanoCPUs, r.Limits.MemoryBytes
+	}
+	if e := s.Spec.EndpointSpec; e != nil {
+		for _, p := range e.Ports {
+			o.Ports = append(o.Ports, ops.Port{Published: int(p.PublishedPort), Target: int(p.TargetPort), Protocol: string(p.Protocol),
+				Host: p.PublishMode == swarm.PortConfigPublishModeHost})
+		}
+	}
+	if u := s.Spec.UpdateConfig; u != nil {
+		o.Parallelism = int(u.Parallelism)
+		if u.Order != "" {
+			o.UpdateOrder = u.Order
+		}
 	}
 	return o
 }

@@ -166,6 +166,9 @@ func apply(spec map[string]any, svc ops.Service, change ops.Change) error {
 		}
 		object(template, "ContainerSpec")["Image"] = change.Image
 	}
+	if err := applySettings(spec, svc, change); err != nil {
+		return err
+	}
 	if len(change.Labels) > 0 {
 		labels := object(spec, "Labels")
 		for k, v := range change.Labels {
