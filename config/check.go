@@ -81,7 +81,9 @@ func check(s *Settings, add adder, bad map[string]bool) {
 			}
 		}
 	}
-	checkRegistry(s.Registry, add)
+	if _, err := reference.ParseNormalizedNamed(s.Registry.Image); err != nil {
+		add("registry.image", "%s is not an image, write one like registry:2.8.3", show(s.Registry.Image))
+	}
 	switch s.Log.Level {
 	case "debug", "info", "warn", "error":
 	default:
@@ -231,36 +233,5 @@ func checkCredentials(list []GitCredential, add adder) {
 		} else {
 			seen[id] = i
 		}
-	}
-}
-
-func checkRegistry(r Registry, add adder) {
-	if r.Domain == "" {
-		for _, f := range []struct {
-			key string
-			set bool
-		}{{"registry.prefix", r.Prefix != ""}, {"registry.username", r.Username != ""}, {"registry.password", !r.Password.Empty()}} {
-			if f.set {
-				add(f.key, "is of no use without registry.domain: set that too")
-			}
-		}
-		return
-	}
-	// The parser decides what is a domain and what a path, as it will for images.
-	named, err := reference.ParseNormalizedNamed(r.Domain + "/app")
-	if err != nil || reference.Domain(named) != r.Domain || reference.Path(named) != "app" {
-		add("registry.domain", "%s is not a registry, write one like registry.example.com or 10.0.0.11:5000, without http:// and path", show(r.Domain))
-	} else if r.Prefix != "" {
-		named, err := reference.ParseNormalizedNamed(r.Domain + "/" + r.Prefix + "/app")
-		if err != nil || reference.Path(named) != r.Prefix+"/app" {
-			add("registry.prefix", "%s is not a path, write one like team/apps: lower-case letters, digits, - _ . and / between", show(r.Prefix))
-		}
-	}
-	if (r.Username == "") != r.Password.Empty() {
-		missing := "registry.username"
-		if r.Username != "" {
-			missing = "registry.password"
-		}
-		add(missing, "is required when the other half of the login is set")
 	}
 }

@@ -116,7 +116,10 @@ func (l *loader) file() {
 	for _, e := range entries {
 		from := fmt.Sprintf("%s line %d", l.File, e.line)
 		_, known := fieldByKey(e.key)
+		instead, once := gone[e.key]
 		switch {
+		case once:
+			l.problems.add(e.key, "%s (%s)", instead, from)
 		case !known && isSection(e.key):
 			if e.value != nil {
 				l.problems.add(e.key, "is a section, write its keys under it (%s)", from)
@@ -164,7 +167,9 @@ func (l *loader) env() {
 		}
 		f, isDirect := byName[name]
 		inFile, isFile := files[name]
+		_, once := goneEnv(name)
 		switch {
+		case once && value == "": // not set
 		case !isDirect && !isFile:
 			unknown = append(unknown, name)
 		case value == "": // not set
@@ -177,6 +182,10 @@ func (l *loader) env() {
 
 	slices.Sort(unknown)
 	for _, name := range unknown {
+		if instead, once := goneEnv(name); once {
+			l.problems.add(name, "%s", instead)
+			continue
+		}
 		l.problems.add(name, "unknown variable%s", didYouMean(name, names, ""))
 	}
 	for _, f := range schema {

@@ -85,7 +85,7 @@ deploy: {timeout: 90s}
 join: {timeout: 30s}
 roles: {admins: [U0AAA], operators: [W0BBB, S0CCC], viewers: U0DDD}
 approvals: {ttl: 5m, self: true, scale_above: 0}
-registry: {domain: "10.0.0.11:5000", prefix: team/apps, username: u, password: p w}
+registry: {image: "10.0.0.11:5000/registry:2"}
 log: {level: debug, format: json}
 `
 	var want config.Settings
@@ -104,7 +104,7 @@ log: {level: debug, format: json}
 	want.Join.Timeout = 30 * time.Second
 	want.Roles = config.Roles{Admins: []string{"U0AAA"}, Operators: []string{"W0BBB", "S0CCC"}, Viewers: []string{"U0DDD"}}
 	want.Approvals = config.Approvals{TTL: 5 * time.Minute, Self: true}
-	want.Registry = config.Registry{Domain: "10.0.0.11:5000", Prefix: "team/apps", Username: "u", Password: "p w"}
+	want.Registry = config.Registry{Image: "10.0.0.11:5000/registry:2"}
 	want.Log = config.Log{Level: "debug", Format: "json"}
 	env := []string{
 		"PATH=/bin", "WAGGLE_LAB=1", "WAGGLE_LISTEN=[::]:9000", "WAGGLE_SLACK_BOT_TOKEN=xoxb-file", "WAGGLE_SLACK_APP_TOKEN_FILE=/run/secrets/app",
@@ -117,7 +117,7 @@ log: {level: debug, format: json}
 		"WAGGLE_BUILD_CONCURRENCY=4", "WAGGLE_BUILD_TIMEOUT=1h30m", "WAGGLE_DEPLOY_TIMEOUT=90s", "WAGGLE_JOIN_TIMEOUT=30s",
 		"WAGGLE_ROLES_ADMINS=U0AAA", "WAGGLE_ROLES_OPERATORS=W0BBB, S0CCC", "WAGGLE_ROLES_VIEWERS=U0DDD",
 		"WAGGLE_APPROVALS_TTL=5m", "WAGGLE_APPROVALS_SELF=true", "WAGGLE_APPROVALS_SCALE_ABOVE=0",
-		"WAGGLE_REGISTRY_DOMAIN=10.0.0.11:5000", "WAGGLE_REGISTRY_PREFIX=team/apps", "WAGGLE_REGISTRY_USERNAME=u", "WAGGLE_REGISTRY_PASSWORD=p w",
+		"WAGGLE_REGISTRY_IMAGE=10.0.0.11:5000/registry:2", "WAGGLE_REGISTRY_DOMAIN=",
 		"WAGGLE_LOG_LEVEL=debug", "WAGGLE_LOG_FORMAT=json",
 	}
 	files := map[string]string{"/run/secrets/app": "xapp-file\n", "/run/secrets/github": "new\r\nold\n"}
@@ -232,11 +232,10 @@ func TestProblems(t *testing.T) {
 		{"role", "roles: {admins: [ann]}", nil, `roles.admins: "ann" is not a Slack id`},
 		{"role of mappings", "roles: {admins: [{id: U0AAA}]}", nil, "roles.admins: must be a list of plain values"},
 		{"webhook of mappings", "webhooks: {github: {secret: [{a: b}]}}", nil, "must be one secret or a list of secrets"},
-		{"registry scheme", "registry: {domain: 'https://r.example.com'}", nil, "registry.domain: "},
-		{"registry without dot", "registry: {domain: registry}", nil, "registry.domain: "},
-		{"registry prefix", "registry: {domain: r.example.com, prefix: Team}", nil, "registry.prefix: "},
-		{"registry prefix alone", "registry: {prefix: team}", nil, "registry.prefix: is of no use without registry.domain"},
-		{"registry login", "registry: {domain: r.example.com, username: u}", nil, "registry.password: is required"},
+		{"registry image", "registry: {image: 'Registry'}", nil, "registry.image: \"Registry\" is not an image"},
+		{"registry of the settings", "registry: {domain: r.example.com}", nil, "registry.domain: is no setting any more: set secret_key, and add the registry with `/registry add`"},
+		{"registry of the environment", "", []string{"WAGGLE_REGISTRY_PASSWORD=x"}, "WAGGLE_REGISTRY_PASSWORD: is no setting any more"},
+		{"registry in a file", "", []string{"WAGGLE_REGISTRY_PASSWORD_FILE=/x"}, "WAGGLE_REGISTRY_PASSWORD_FILE: is no setting any more"},
 		{"log level", "log: {level: loud}", nil, "log.level: "},
 		{"log format", "log: {format: xml}", nil, "log.format: "},
 		{"credential without host", "git: {credentials: [{token: x}]}", nil, "git.credentials[0].host: is required"},

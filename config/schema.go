@@ -16,6 +16,24 @@ const envPrefix = "WAGGLE_"
 // settings.
 var notSettings = []string{"WAGGLE_LAB"} // turns the swarm tests on
 
+// toRegistryAdd is what to do instead of the one registry that was a setting.
+const toRegistryAdd = "is no setting any more: set secret_key, and add the registry with `/registry add`, which keeps its password sealed in the swarm"
+
+// gone are keys that were settings once, with what to do instead.
+var gone = map[string]string{
+	"registry.domain": toRegistryAdd, "registry.prefix": toRegistryAdd, "registry.username": toRegistryAdd, "registry.password": toRegistryAdd,
+}
+
+// goneEnv returns what to do instead of a variable that set one of those keys.
+func goneEnv(name string) (string, bool) {
+	for key, instead := range gone {
+		if env := envName(key); name == env || name == env+"_FILE" {
+			return instead, true
+		}
+	}
+	return "", false
+}
+
 // field is one key of the settings.
 type field struct {
 	key     string // slack.bot_token

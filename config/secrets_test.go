@@ -23,7 +23,6 @@ func TestSettingsNeverPrintSecrets(t *testing.T) {
 		"WAGGLE_REDIS_URL=redis://u:" + canary + "@h:1/0", "WAGGLE_SECRET_KEY=" + key,
 		"WAGGLE_WEBHOOKS_GITHUB_SECRET=" + canary + "\n" + canary, "WAGGLE_WEBHOOKS_AZURE_SECRET=" + canary,
 		"WAGGLE_GIT_CREDENTIALS=[{host: g.com, token: " + canary + "}]",
-		"WAGGLE_REGISTRY_DOMAIN=r.example.com", "WAGGLE_REGISTRY_USERNAME=u", "WAGGLE_REGISTRY_PASSWORD=" + canary,
 		"WAGGLE_SSH_KEY_FILE=/keys/id", "WAGGLE_SSH_PASSPHRASE=" + canary,
 	}, nil)
 	if err != nil {

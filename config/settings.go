@@ -154,12 +154,9 @@ type Approvals struct {
 	ScaleAbove int           `koanf:"scale_above" default:"20" doc:"scaling above this many replicas needs an approval"`
 }
 
-// Registry is the registry that images of builds are pushed to.
+// Registry is about the registry that /registry setup makes.
 type Registry struct {
-	Domain   string      `koanf:"domain" doc:"registry that built images are pushed to: host or host:port"`
-	Prefix   string      `koanf:"prefix" doc:"path in front of the app's name, as in registry.example.com/prefix/app"`
-	Username string      `koanf:"username" doc:"user at the registry"`
-	Password secret.Text `koanf:"password" doc:"password or token at the registry"`
+	Image string `koanf:"image" default:"registry:2.8.3" doc:"image of the registry that /registry setup makes"`
 }
 
 // Log is what Waggle prints.

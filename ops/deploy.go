@@ -21,8 +21,12 @@ type Deploy struct {
 	// off after that does not build again.
 	Image string `json:"image,omitempty"`
 
-	svc     Service
-	release int
+	svc        Service
+	release    int
+	registries Registries
+	to         Registry // where the image is pushed; the zero one without a default registry
+	login      RegistryLogin
+	logins     []RegistryLogin // for base images
 }
 
 func (*Deploy) Kind() string     { return "deploy" }
@@ -45,15 +49,12 @@ func (d *Deploy) Plan(ctx context.Context, run *Run) (Plan, error) {
 	if reason := svc.notFollowing(d.Push); reason != "" {
 		return Plan{}, Errorf(Canceled, "%s", reason)
 	}
-	if run.Registry.Domain == "" {
-		nodes, err := run.Swarm.Nodes(ctx)
-		if err != nil {
-			return Plan{}, err
-		}
-		if len(nodes) > 1 {
-			return Plan{}, Errorf(Invalid, "No registry is set, and the other %d nodes could not get the image", len(nodes)-1).
-				Then("Set registry.domain, and credentials if it asks for them, in Waggle's settings.")
-		}
+	if d.registries, err = ReadRegistries(ctx, run.Swarm); err != nil {
+		return Plan{}, err
+	}
+	warnings, err := d.logIn(ctx, run)
+	if err != nil {
+		return Plan{}, err
 	}
 	releases, err := svc.Releases()
 	if err != nil {
@@ -68,10 +69,58 @@ func (d *Deploy) Plan(ctx context.Context, run *Run) (Plan, error) {
 		from = "the release before"
 	}
 	d.release = last + 1
+	image := withoutDigest(d.Image)
+	if image == "" {
+		if image, err = d.to.image(d.App, tag(d.Push.After)); err != nil {
+			return Plan{}, err
+		}
+	}
 	return Plan{Diffs: []Diff{
-		{What: "image", From: withoutDigest(from), To: run.Registry.name(d.App, tag(d.Push.After))},
+		{What: "image", From: withoutDigest(from), To: image},
 		{What: "release", From: strconv.Itoa(last), To: strconv.Itoa(d.release)},
-	}}, nil
+	}, Warnings: warnings}, nil
+}
+
+// logIn finds out where the image goes, and the logins for that and for base
+// images. What keeps only base images from being fetched is a warning.
+func (d *Deploy) logIn(ctx context.Context, run *Run) (warnings []string, err error) {
+	to, pushed := d.registries.Pushed()
+	if d.to = to; !pushed && d.Image == "" {
+		if err := onlyHere(ctx, run.Swarm); err != nil {
+			return nil, err
+		}
+	}
+	d.logins = nil
+	for _, r := range d.registries.List {
+		login, err := r.Login(run.SecretKey)
+		e := new(Error)
+		switch {
+		case err != nil && (r.Name == to.Name || !errors.As(err, &e)):
+			return nil, err
+		case err != nil:
+			warnings = append(warnings, e.Sentence+". Private base images from there cannot be fetched.")
+			continue
+		case r.Name == to.Name:
+			d.login = login
+		}
+		d.logins = append(d.logins, login)
+	}
+	return warnings, nil
+}
+
+// onlyHere refuses an image that is in no registry when there are nodes that
+// could not get it.
+func onlyHere(ctx context.Context, swarm Swarm) error {
+	nodes, err := swarm.Nodes(ctx)
+	if err != nil || len(nodes) < 2 {
+		return err
+	}
+	others := "the other node"
+	if len(nodes) > 2 {
+		others = fmt.Sprintf("the other %d nodes", len(nodes)-1)
+	}
+	return Errorf(Invalid, "There is no default registry, and %s could not get the image", others).
+		Then("`/registry default <name>` chooses one, `/registry add` adds one.")
 }
 
 func tag(commit string) string { return commit[:min(12, len(commit))] }
@@ -118,11 +167,14 @@ func (d *Deploy) Prepare(ctx context.Context, run *Run) error {
 	if d.Image != "" {
 		return nil
 	}
-	ref := run.Registry.name(d.App, tag(d.Push.After))
+	ref, err := d.to.image(d.App, tag(d.Push.After))
+	if err != nil {
+		return err
+	}
 	var dir string
 	remove := func() {}
 	defer func() { remove() }()
-	err := run.Step("clone", func(detail func(string)) (err error) {
+	err = run.Step("clone", func(detail func(string)) (err error) {
 		ctx, cancel := context.WithTimeout(ctx, run.BuildTimeout)
 		defer cancel()
 		// The clone URL is the app's own label: a payload only says that
@@ -141,10 +193,7 @@ func (d *Deploy) Prepare(ctx context.Context, run *Run) error {
 	err = run.Step("build", func(detail func(string)) error {
 		ctx, cancel := context.WithTimeout(ctx, run.BuildTimeout)
 		defer cancel()
-		req := BuildRequest{Dir: dir, Context: d.svc.Labels[LabelContext], Dockerfile: d.svc.Labels[LabelDockerfile], Tag: ref}
-		if run.Registry.Domain != "" {
-			req.Auths = map[string]RegistryAuth{run.Registry.Domain: run.Registry.Auth}
-		}
+		req := BuildRequest{Dir: dir, Context: d.svc.Labels[LabelContext], Dockerfile: d.svc.Labels[LabelDockerfile], Tag: ref, Logins: d.logins}
 		var last time.Time
 		err := run.Swarm.Build(ctx, req, func(line string) {
 			run.Log.Debug("build", "line", line)
@@ -159,16 +208,16 @@ func (d *Deploy) Prepare(ctx context.Context, run *Run) error {
 	if err != nil {
 		return err
 	}
-	if run.Registry.Domain != "" {
+	if d.to.Domain != "" {
 		err = run.Step("push", func(detail func(string)) error {
 			ctx, cancel := context.WithTimeout(ctx, run.BuildTimeout)
 			defer cancel()
-			digest, err := run.Swarm.Push(ctx, ref, run.Registry.Auth, func(line string) { run.Log.Debug("push", "line", line) })
+			digest, err := run.push(ctx, ref, d.login, detail)
 			if err == nil {
 				ref += "@" + digest
 				detail(digest[:min(19, len(digest))])
 			}
-			return d.timedOut(ctx, err, "The push to "+run.Registry.Domain, run.BuildTimeout)
+			return d.timedOut(ctx, err, "The push to "+d.to.Domain, run.BuildTimeout)
 		})
 		if err != nil {
 			return err
@@ -205,8 +254,12 @@ func (d *Deploy) Apply(ctx context.Context, run *Run) error {
 	if err != nil {
 		return err
 	}
+	auth, err := d.registries.authFrom(d.svc.Image, d.Image, run.SecretKey)
+	if err != nil {
+		return err
+	}
 	_, err = run.Swarm.UpdateService(ctx, d.svc, Change{
-		Image: d.Image, Labels: map[string]string{LabelReleases: label}, Rollback: true, Auth: run.Registry.authFor(d.Image),
+		Image: d.Image, Labels: map[string]string{LabelReleases: label}, Rollback: true, Auth: auth,
 	})
 	return err
 }

@@ -47,7 +47,7 @@ func TestPushDeploys(t *testing.T) {
 		t.Fatalf("%d writes, want image and label in one", len(changes))
 	}
 	c := changes[0]
-	if want := "reg:5000/acme/pizza:111111111111@" + digest; c.Image != want || !c.Rollback || c.Auth == nil || c.Replicas != nil {
+	if want := "reg:5000/acme/pizza:111111111111@" + digest; c.Image != want || !c.Rollback || c.Auth == nil || c.Auth.Username != "mia" || c.Auth.Password != "canary-reg" || c.Replicas != nil {
 		t.Errorf("change %+v, want image %s, with rollback and credentials, without replicas", c, want)
 	}
 	releases, err := h.swarm.service("pizza").Releases()
@@ -173,16 +173,18 @@ func crash(f *fakeSwarm, err string) func(*ops.Service, ops.Change) {
 }
 
 func TestNoRegistry(t *testing.T) {
-	none := func(r *ops.Runner) { r.Env.Registry = ops.Registry{} }
-	h := startHouse(t, newFakeSwarm(linked("pizza", 1)), none)
+	none := newFakeSwarm(linked("pizza", 1))
+	none.save(ops.Registries{})
+	h := startHouse(t, none)
 	got := h.final(t, h.push(t, pushOf(1)).Jobs[0].ID)
-	if got.State != ops.Refused || got.Err.Sentence != "No registry is set, and the other 2 nodes could not get the image" {
+	if got.State != ops.Refused || got.Err.Sentence != "There is no default registry, and the other 2 nodes could not get the image" {
 		t.Errorf("three nodes: %s %+v", got.State, got.Err)
 	}
 
 	alone := newFakeSwarm(linked("pizza", 1))
 	alone.nodes = alone.nodes[:1]
-	h = startHouse(t, alone, none)
+	alone.save(ops.Registries{})
+	h = startHouse(t, alone)
 	got = h.final(t, h.push(t, pushOf(1)).Jobs[0].ID)
 	if got.State != ops.Done || alone.service("pizza").Image != "pizza:111111111111" {
 		t.Errorf("one node: %s %+v, image %s", got.State, got.Err, alone.service("pizza").Image)

@@ -16,6 +16,8 @@ import (
 // fakeSwarm is a swarm of three nodes whose tasks run at once, unless a test
 // says otherwise. It keeps version indexes as Docker does.
 type fakeSwarm struct {
+	fakeConfigs
+
 	mu       sync.Mutex
 	services map[string]*ops.Service
 	previous map[string]ops.Service
@@ -28,6 +30,7 @@ type fakeSwarm struct {
 	rolled       func(svc *ops.Service, change ops.Change) // what becomes of an image update
 	build        func(ctx context.Context, req ops.BuildRequest) error
 	push         func() error
+	pushed       []ops.RegistryAuth
 	log          string // of every task
 	beforeNode   func(*fakeSwarm)
 	nodeChanges  []ops.NodeChange
@@ -51,6 +54,7 @@ func newFakeSwarm(services ...ops.Service) *fakeSwarm {
 		s.ID, s.Version, s.Monitor = "id-"+s.Name, 10, 20*time.Millisecond
 		f.services[s.Name] = &s
 	}
+	f.save(ops.Registries{List: []ops.Registry{sealed("reg", "reg:5000", "acme", "mia", "canary-reg")}, Default: "reg"})
 	return f
 }
 
@@ -265,7 +269,8 @@ func (f *fakeSwarm) Build(ctx context.Context, req ops.BuildRequest, log func(st
 
 const digest = "sha256:1111111111111111111111111111111111111111111111111111111111111111"
 
-func (f *fakeSwarm) Push(context.Context, string, ops.RegistryAuth, func(string)) (string, error) {
+func (f *fakeSwarm) Push(_ context.Context, _ string, auth ops.RegistryAuth, _ func(string)) (string, error) {
+	f.with(func() { f.pushed = append(f.pushed, auth) })
 	if f.push != nil {
 		if err := f.push(); err != nil {
 			return "", err

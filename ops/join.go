@@ -37,13 +37,14 @@ type NodeJoin struct {
 	// Decided says that the engine was, or is about to be, told to join.
 	Decided bool `json:"decided,omitempty"`
 
-	addr    Address
-	server  Server
-	machine Machine
-	nodes   []Node
-	cluster Cluster
-	member  *Node // it is in this swarm already
-	began   time.Time
+	addr     Address
+	server   Server
+	machine  Machine
+	nodes    []Node
+	cluster  Cluster
+	member   *Node // it is in this swarm already
+	began    time.Time
+	registry string // domain of the default push registry
 }
 
 func (*NodeJoin) Kind() string     { return "join" }
@@ -67,10 +68,16 @@ func (j *NodeJoin) role() string {
 
 // Plan looks at the server before anybody is asked.
 func (j *NodeJoin) Plan(ctx context.Context, run *Run) (Plan, error) {
-	if run.Registry.Domain == "" && !j.NoRegistry {
-		return Plan{}, Errorf(Invalid, "There is no default push registry, so the apps that are built here could not run on another node").
-			Then("Set one first, or add `--no-registry` if all images come from elsewhere.")
+	registries, err := ReadRegistries(ctx, run.Swarm)
+	if err != nil {
+		return Plan{}, err
 	}
+	pushed, ok := registries.Pushed()
+	if !ok && !j.NoRegistry {
+		return Plan{}, Errorf(Invalid, "There is no default push registry, so the apps that are built here could not run on another node").
+			Then("`/registry add` or `/registry setup` makes one; or add `--no-registry` if all images come from elsewhere.")
+	}
+	j.registry = pushed.Domain
 	j.addr = j.Server
 	if j.addr.User == "" {
 		j.addr.User = run.SSH.User
@@ -300,7 +307,7 @@ func (j *NodeJoin) reach(ctx context.Context, run *Run, managers []string, plan 
 			warn("its port %d/udp looks closed from here, and overlay networks need it", port)
 		})
 	}
-	if registry := run.Registry.Domain; registry != "" {
+	if registry := j.registry; registry != "" {
 		if address, there := dialledAt(registry); there {
 			try(to(address), func(err error) {
 				if CodeOf(err) == Unavailable {

@@ -132,9 +132,9 @@ func TestJoinLooksFirst(t *testing.T) {
 		state ops.State
 		says  []string
 	}{
-		"no registry": {house: func(r *ops.Runner) { r.Env.Registry = ops.Registry{} }, state: ops.Refused,
+		"no registry": {house: func(r *ops.Runner) { r.Env.Swarm.(*fakeSwarm).save(ops.Registries{}) }, state: ops.Refused,
 			says: []string{"There is no default push registry", "`--no-registry`"}},
-		"no registry wanted": {house: func(r *ops.Runner) { r.Env.Registry = ops.Registry{} }, op: joining(func(j *ops.NodeJoin) { j.NoRegistry = true }), state: ops.DryRun},
+		"no registry wanted": {house: func(r *ops.Runner) { r.Env.Swarm.(*fakeSwarm).save(ops.Registries{}) }, op: joining(func(j *ops.NodeJoin) { j.NoRegistry = true }), state: ops.DryRun},
 		"no way there": {given: func(f *fakeServers) { f.connect = ops.Errorf(ops.Unavailable, "10.0.0.12 does not answer") }, state: ops.Refused,
 			says: []string{"10.0.0.12 does not answer"}},
 		"2377 closed": {given: func(f *fakeServers) { f.closed["10.0.0.1:2377"] = true }, state: ops.Refused,

@@ -89,8 +89,8 @@ func (r *NodeRemove) Plan(ctx context.Context, run *Run) (Plan, error) {
 				plan.Warnings = append(plan.Warnings, fmt.Sprintf("the data of %s is on %s and is not moved", s.Name, node.Hostname))
 			}
 		}
-		if run.Registry.Domain != "" && s.Labels[LabelManagedRegistry] != "" && s.pinned(node) {
-			plan.Warnings = append([]string{fmt.Sprintf("the registry %s runs there: no image can be pushed or pulled without it", run.Registry.Domain)}, plan.Warnings...)
+		if domain := s.Labels[LabelManagedRegistry]; domain != "" && s.pinned(node) {
+			plan.Warnings = append([]string{fmt.Sprintf("the registry %s runs there: no image can be pushed or pulled without it", domain)}, plan.Warnings...)
 		}
 	}
 	r.leave.tell(&plan, "")
@@ -112,7 +112,8 @@ func (r *NodeRemove) Plan(ctx context.Context, run *Run) (Plan, error) {
 	return plan, nil
 }
 
-// LabelManagedRegistry marks the service of a registry that Waggle runs.
+// LabelManagedRegistry marks the service of a registry that Waggle runs, with the
+// registry's domain.
 const LabelManagedRegistry = "waggle.registry"
 
 // look finds out whether the node can be told to leave.

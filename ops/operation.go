@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"waggle/internal/secret"
 )
 
 // Operation is one change of the swarm. The Runner takes every operation the
@@ -57,22 +59,16 @@ type Source interface {
 	Checkout(ctx context.Context, url, commit, branch string) (dir string, remove func(), err error)
 }
 
-// Registry is where built images are pushed. With an empty Domain there is none.
-type Registry struct {
-	Domain string // host[:port]
-	Prefix string // path before the image's name, may be empty
-	Auth   RegistryAuth
-}
-
 // Env is what operations work with.
 type Env struct {
-	Swarm    Swarm
-	Source   Source
-	Registry Registry
+	Swarm     Swarm
+	Source    Source
+	SecretKey secret.Key // opens the registries' passwords; the zero key when none is set
 	// ScaleAbove is the number of replicas above which a scale waits for an approval.
 	ScaleAbove    int
 	BuildTimeout  time.Duration
 	DeployTimeout time.Duration // the longest an update may take to converge
+	PushRetry     time.Duration // how long after a failed push it is tried again; doubled each time
 	JoinTimeout   time.Duration // the longest a node may take to be Ready
 	// Servers are the machines that may join; SSH has the user and port of those of
 	// which nothing else is said.

@@ -46,7 +46,7 @@ func startOn(t *testing.T, redis *store.Embedded, swarm *fakeSwarm, change ...fu
 	log := slog.New(slog.DiscardHandler)
 	h := &house{recorder: newRecorder(), swarm: swarm, source: &fakeSource{}, servers: newFakeServers(swarm)}
 	h.Runner = &ops.Runner{
-		Env: ops.Env{Swarm: swarm, Source: h.source, Registry: ops.Registry{Domain: "reg:5000", Prefix: "acme"},
+		Env: ops.Env{Swarm: swarm, Source: h.source, SecretKey: testKey, PushRetry: time.Millisecond,
 			ScaleAbove: 20, BuildTimeout: 10 * time.Second, DeployTimeout: 10 * time.Second, JoinTimeout: 2 * time.Second, Now: time.Now,
 			Servers: h.servers, SSH: ops.Address{User: "root", Port: 22}},
 		Kinds: map[string]func() ops.Operation{

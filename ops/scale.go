@@ -22,8 +22,9 @@ type Scale struct {
 	// added twice when Waggle stops in between.
 	Decided *ScaleDecision `json:"decided,omitempty"`
 
-	svc Service
-	to  int
+	svc  Service
+	to   int
+	auth *RegistryAuth
 }
 
 // ScaleDecision is a scale with its numbers worked out.
@@ -75,6 +76,12 @@ func (s *Scale) Plan(ctx context.Context, run *Run) (Plan, error) {
 		Diffs: []Diff{{What: "replicas", From: fmt.Sprint(from), To: fmt.Sprint(s.to)}},
 		Undo:  fmt.Sprintf("/scale %s %d", s.App, from),
 	}
+	var warning string
+	if s.auth, warning, err = run.authFor(ctx, svc.Image); err != nil {
+		return Plan{}, err
+	} else if warning != "" {
+		plan.Warnings = append(plan.Warnings, warning)
+	}
 	switch {
 	case s.to == from:
 		plan.Undo = ""
@@ -97,7 +104,7 @@ func (s *Scale) Apply(ctx context.Context, run *Run) error {
 	if err := run.Save(ctx); err != nil {
 		return redisAway(err)
 	}
-	_, err := run.Swarm.UpdateService(ctx, s.svc, Change{Replicas: &s.to, Auth: run.Registry.authFor(s.svc.Image)})
+	_, err := run.Swarm.UpdateService(ctx, s.svc, Change{Replicas: &s.to, Auth: s.auth})
 	return err
 }
 

@@ -115,9 +115,10 @@ type BuildRequest struct {
 	Context    string // build context, a directory inside Dir; "" is Dir itself
 	Dockerfile string // path inside the context; "" is "Dockerfile"
 	Tag        string // full reference to tag the image with
-	// Auths are the credentials for private base images, by registry domain. A
-	// registry is only ever given its own.
-	Auths map[string]RegistryAuth
+	// Logins are the credentials for private base images. A registry is only ever
+	// given its own; of several at one domain, the one whose prefix is the longest
+	// of those that hold a base image.
+	Logins []RegistryLogin
 }
 
 // Swarm is what operations need of a Docker Swarm. Errors are *Error: NotFound
@@ -127,6 +128,7 @@ type BuildRequest struct {
 type Swarm interface {
 	Nodes
 	Apps
+	Configs
 
 	// Services returns all services, by name.
 	Services(ctx context.Context) ([]Service, error)
@@ -150,7 +152,7 @@ type Swarm interface {
 	// with the end of the failing step's output as its Log.
 	Build(ctx context.Context, req BuildRequest, log func(line string)) error
 	// Push pushes a tagged image and returns its digest ("sha256:…") as the
-	// registry has it. Wrong credentials or a failing registry are Failed with
-	// the registry's own words.
+	// registry has it. Wrong credentials and what the registry refuses are Failed
+	// with its own words; a registry that is away or overloaded is Unavailable.
 	Push(ctx context.Context, ref string, auth RegistryAuth, log func(line string)) (digest string, err error)
 }

@@ -22,6 +22,7 @@ import (
 
 	"waggle/bot"
 	"waggle/config"
+	"waggle/internal/secret"
 	"waggle/ops"
 	"waggle/ops/node"
 	"waggle/ops/queue"
@@ -31,8 +32,13 @@ import (
 	"waggle/webhooks"
 )
 
-// quickOperations is how many operations without slow work may run side by side.
-const quickOperations = 16
+const (
+	// quickOperations is how many operations without slow work may run side by side.
+	quickOperations = 16
+	// pushRetry is the first wait before a push that a registry did not take is
+	// tried again: five tries take half a minute.
+	pushRetry = 2 * time.Second
+)
 
 func serve(ctx context.Context, args []string, _, stderr io.Writer) error {
 	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
@@ -110,6 +116,10 @@ func newService(c config.Settings, log *slog.Logger) (_ *service, err error) {
 	if s.swarm, err = swarm.Dial(docker); err != nil {
 		return nil, err
 	}
+	key, err := sealingKey(c)
+	if err != nil {
+		return nil, err
+	}
 	git, err := newGit(c.Git, log)
 	if err != nil {
 		return nil, err
@@ -126,10 +136,8 @@ func newService(c config.Settings, log *slog.Logger) (_ *service, err error) {
 	s.runner = &ops.Runner{
 		Env: ops.Env{
 			Swarm: s.swarm, Source: checkouts{git}, ScaleAbove: c.Approvals.ScaleAbove,
-			Registry: ops.Registry{Domain: c.Registry.Domain, Prefix: c.Registry.Prefix,
-				Auth: ops.RegistryAuth{Username: c.Registry.Username, Password: c.Registry.Password}},
 			JoinTimeout: c.Join.Timeout, Servers: s.servers, SSH: ops.Address{User: c.SSH.User, Port: c.SSH.Port}, AdvertiseAddr: c.Swarm.AdvertiseAddr,
-			BuildTimeout: c.Build.Timeout, DeployTimeout: c.Deploy.Timeout, Now: time.Now,
+			SecretKey: key, BuildTimeout: c.Build.Timeout, DeployTimeout: c.Deploy.Timeout, PushRetry: pushRetry, Now: time.Now,
 		},
 		Kinds: kinds, Store: s.store, Authoriser: s.bot, Reporter: s.bot, Log: log, Metrics: ops.NewMetrics(metrics),
 		ApprovalTTL: c.Approvals.TTL, ApproveOwn: c.Approvals.Self,
@@ -159,6 +167,15 @@ func newService(c config.Settings, log *slog.Logger) (_ *service, err error) {
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
 	return s, nil
+}
+
+// sealingKey returns what secret_key is, the zero key when it is not set.
+func sealingKey(c config.Settings) (secret.Key, error) {
+	b, err := c.SealKey()
+	if err != nil || b == nil {
+		return secret.Key{}, err
+	}
+	return secret.NewKey(b)
 }
 
 func newGit(c config.Git, log *slog.Logger) (*source.Git, error) {

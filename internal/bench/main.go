@@ -130,6 +130,12 @@ func (b *bench) measure(ctx context.Context, runs, acks int) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.forge.Close()) }()
+	key := rig.SecretKey()
+	err = rig.SetRegistries(ctx, b.lab.Manager().Host(), key,
+		rig.Registry{Name: "lab", Domain: b.lab.Private.Addr, User: b.lab.Private.User, Password: b.lab.Private.Password, Push: true})
+	if err != nil {
+		return err
+	}
 	b.settings = map[string]string{
 		"WAGGLE_SLACK_API_URL":          b.ws.APIURL(),
 		"WAGGLE_SLACK_BOT_TOKEN":        b.ws.BotToken(),
@@ -138,11 +144,8 @@ func (b *bench) measure(ctx context.Context, runs, acks int) (err error) {
 		"WAGGLE_REDIS_URL":              redis.URL,
 		"WAGGLE_DOCKER_HOST":            b.lab.Manager().Host(),
 		"WAGGLE_WEBHOOKS_GITHUB_SECRET": "bench",
-		"WAGGLE_REGISTRY_DOMAIN":        b.lab.Private.Addr,
-		"WAGGLE_REGISTRY_PREFIX":        "acme",
-		"WAGGLE_REGISTRY_USERNAME":      b.lab.Private.User,
-		"WAGGLE_REGISTRY_PASSWORD":      b.lab.Private.Password,
 		"WAGGLE_SSH_KEY_FILE":           b.lab.SSHKey,
+		"WAGGLE_SECRET_KEY":             key,
 	}
 
 	repo, err := b.forge.Create(ctx, "acme/"+app, forge.RepoOptions{})

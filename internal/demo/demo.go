@@ -109,6 +109,12 @@ func (s *show) up(ctx context.Context) error {
 	if s.forge, err = forge.Start(ctx, forge.Options{WebhookURL: "http://" + addr + "/webhooks/github", Secret: secret}); err != nil {
 		return err
 	}
+	key := rig.SecretKey()
+	err = rig.SetRegistries(ctx, s.lab.Manager().Host(), key, rig.Registry{
+		Name: "lab", Domain: s.lab.Private.Addr, User: s.lab.Private.User, Password: s.lab.Private.Password, Push: true})
+	if err != nil {
+		return err
+	}
 	s.waggle, err = rig.Start(ctx, s.Binary, addr, map[string]string{
 		"WAGGLE_SLACK_API_URL":          s.ws.APIURL(),
 		"WAGGLE_SLACK_BOT_TOKEN":        s.ws.BotToken(),
@@ -116,9 +122,7 @@ func (s *show) up(ctx context.Context) error {
 		"WAGGLE_SLACK_CHANNEL":          channel,
 		"WAGGLE_DOCKER_HOST":            s.lab.Manager().Host(),
 		"WAGGLE_WEBHOOKS_GITHUB_SECRET": secret,
-		"WAGGLE_REGISTRY_DOMAIN":        s.lab.Private.Addr,
-		"WAGGLE_REGISTRY_USERNAME":      s.lab.Private.User,
-		"WAGGLE_REGISTRY_PASSWORD":      s.lab.Private.Password,
+		"WAGGLE_SECRET_KEY":             key,
 	}, nil, true)
 	if err != nil {
 		return err

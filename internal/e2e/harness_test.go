@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
@@ -64,6 +65,7 @@ type bench struct {
 	ws       *workspace.Workspace
 	forge    *forge.Forge
 	redis    *lab.Redis
+	redisDir string
 	addr     string
 	settings map[string]string
 	waggle   *rig.Waggle
@@ -79,7 +81,8 @@ func start(t *testing.T, settings ...map[string]string) *bench {
 	b := &bench{T: t, ctx: ctx, lab: l}
 
 	var err error
-	b.redis, err = lab.StartRedis(ctx, t.TempDir(), lab.AppendOnly())
+	b.redisDir = t.TempDir()
+	b.redis, err = lab.StartRedis(ctx, b.redisDir, lab.AppendOnly())
 	b.must(err)
 	t.Cleanup(b.redis.Kill)
 	b.addr, err = rig.FreeAddr()
@@ -94,6 +97,10 @@ func start(t *testing.T, settings ...map[string]string) *bench {
 	b.must(err)
 	t.Cleanup(func() { _ = b.forge.Close() })
 
+	key := rig.SecretKey()
+	b.must(rig.SetRegistries(ctx, l.Manager().Host(), key,
+		rig.Registry{Name: "lab", Domain: l.Private.Addr, Prefix: "acme", User: l.Private.User, Password: l.Private.Password, Push: true},
+		rig.Registry{Name: "bases", Domain: l.Private.Addr, User: l.Private.User, Password: l.Private.Password}))
 	b.settings = map[string]string{
 		"WAGGLE_SLACK_API_URL":          b.ws.APIURL(),
 		"WAGGLE_SLACK_BOT_TOKEN":        b.ws.BotToken(),
@@ -102,10 +109,7 @@ func start(t *testing.T, settings ...map[string]string) *bench {
 		"WAGGLE_REDIS_URL":              b.redis.URL,
 		"WAGGLE_DOCKER_HOST":            l.Manager().Host(),
 		"WAGGLE_WEBHOOKS_GITHUB_SECRET": webhookSecret,
-		"WAGGLE_REGISTRY_DOMAIN":        l.Private.Addr,
-		"WAGGLE_REGISTRY_PREFIX":        "acme",
-		"WAGGLE_REGISTRY_USERNAME":      l.Private.User,
-		"WAGGLE_REGISTRY_PASSWORD":      l.Private.Password,
+		"WAGGLE_SECRET_KEY":             key,
 		"WAGGLE_LOG_LEVEL":              "debug",
 	}
 	for _, more := range settings {
@@ -148,7 +152,8 @@ func (b *bench) stop() {
 	}
 }
 
-// noLeak asserts that no secret is in the log or in any message.
+// noLeak asserts that no secret is in the log, in any message, in Redis or in
+// clear in a config of the swarm.
 func (b *bench) noLeak() {
 	b.Helper()
 	var seen bytes.Buffer
@@ -156,14 +161,41 @@ func (b *bench) noLeak() {
 	for _, c := range b.ws.Channels(ada) {
 		seen.WriteString(b.ws.Screen(c.ID, ada))
 	}
+	seen.WriteString(b.configs())
+	seen.WriteString(b.redisValues())
 	for name, canary := range map[string]string{
 		"webhook secret": webhookSecret, "registry password": b.lab.Private.Password,
-		"bot token": b.ws.BotToken(), "signing secret": b.ws.SigningSecret(),
+		"bot token": b.ws.BotToken(), "signing secret": b.ws.SigningSecret(), "secret key": b.settings["WAGGLE_SECRET_KEY"],
 	} {
 		if strings.Contains(seen.String(), canary) {
-			b.Errorf("the %s is in a log or message", name)
+			b.Errorf("the %s is in a log, a message, Redis or a config", name)
 		}
 	}
+}
+
+// configs is all that the swarm's configs hold.
+func (b *bench) configs() string {
+	b.Helper()
+	ids := strings.Fields(b.docker("config", "ls", "-q"))
+	if len(ids) == 0 {
+		return ""
+	}
+	return b.docker(append([]string{"config", "inspect", "--format", "{{.Spec.Name}} {{printf \"%s\" .Spec.Data}}"}, ids...)...)
+}
+
+// redisValues is the file that Redis appends every write to.
+func (b *bench) redisValues() string {
+	b.Helper()
+	var all strings.Builder
+	b.must(filepath.WalkDir(b.redisDir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		all.Write(text)
+		return err
+	}))
+	return all.String()
 }
 
 func (b *bench) must(err error) {

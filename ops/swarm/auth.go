@@ -2,8 +2,11 @@ package swarm
 
 import (
 	"context"
+	"io"
+	"os"
 	"strings"
 
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/session/auth"
 	"google.golang.org/grpc"
 
@@ -14,7 +17,8 @@ import (
 // image, from the request's own and for nothing but the registry asked for.
 type baseAuth struct {
 	auth.UnimplementedAuthServer
-	auths map[string]ops.RegistryAuth // by registry domain
+	logins []ops.RegistryLogin
+	images []string // the base images, so far as the Dockerfile says them
 }
 
 // Register offers the answers in a build session.
@@ -22,13 +26,86 @@ func (a baseAuth) Register(s *grpc.Server) { auth.RegisterAuthServer(s, a) }
 
 // Credentials returns those for the host, empty ones when there are none.
 func (a baseAuth) Credentials(_ context.Context, req *auth.CredentialsRequest) (*auth.CredentialsResponse, error) {
-	asked := hubDomain(req.GetHost())
-	for domain, creds := range a.auths {
-		if hubDomain(domain) == asked {
-			return &auth.CredentialsResponse{Username: creds.Username, Secret: creds.Password.Reveal()}, nil
+	creds := a.of(req.GetHost())
+	return &auth.CredentialsResponse{Username: creds.Username, Secret: creds.Password.Reveal()}, nil
+}
+
+// of returns the credentials for a host. The engine does not say which image it
+// is about: it is the first base image there that a login is known for.
+func (a baseAuth) of(host string) ops.RegistryAuth {
+	host = hubDomain(host)
+	var there []ops.RegistryLogin
+	for _, l := range a.logins {
+		if hubDomain(l.Domain) == host {
+			there = append(there, l)
 		}
 	}
-	return &auth.CredentialsResponse{}, nil
+	named := false
+	for _, image := range a.images {
+		if domain, err := domainOf(image); err != nil || hubDomain(domain) != host {
+			continue
+		}
+		named = true
+		if l, ok := ops.LoginOf(there, image); ok {
+			return l.Auth
+		}
+	}
+	for _, l := range there {
+		// An image that the Dockerfile only names when it is built.
+		if !named && (len(there) == 1 || l.Prefix == "") {
+			return l.Auth
+		}
+	}
+	return ops.RegistryAuth{}
+}
+
+// baseImages returns the images that a Dockerfile builds from, as far as it says
+// so itself: FROM, COPY --from and RUN --mount=from=, with the defaults of the
+// ARGs before the first FROM. Names of stages are among them.
+func baseImages(dockerfile io.Reader) []string {
+	file, err := parser.Parse(dockerfile)
+	if err != nil {
+		return nil // the build will say
+	}
+	var images []string
+	args := map[string]string{}
+	first := true
+	add := func(name string) {
+		name = os.Expand(name, func(arg string) string {
+			arg, def, _ := strings.Cut(arg, ":-")
+			if value := args[arg]; value != "" {
+				return value
+			}
+			return def
+		})
+		if name != "" {
+			images = append(images, name)
+		}
+	}
+	for _, n := range file.AST.Children {
+		switch instruction := strings.ToLower(n.Value); {
+		case instruction == "arg" && first:
+			for v := n.Next; v != nil; v = v.Next {
+				name, def, _ := strings.Cut(v.Value, "=")
+				args[name] = strings.Trim(def, `"'`)
+			}
+		case instruction == "from" && n.Next != nil:
+			first = false
+			add(n.Next.Value)
+		}
+		for _, flag := range n.Flags {
+			if from, ok := strings.CutPrefix(flag, "--from="); ok {
+				add(from)
+			} else if mount, ok := strings.CutPrefix(flag, "--mount="); ok {
+				for option := range strings.SplitSeq(mount, ",") {
+					if from, ok := strings.CutPrefix(option, "from="); ok {
+						add(from)
+					}
+				}
+			}
+		}
+	}
+	return images
 }
 
 // hubDomain gives the spellings of Docker Hub one name and leaves every other
@@ -38,7 +115,7 @@ func hubDomain(host string) string {
 	case "https://index.docker.io/v1", "index.docker.io", "registry-1.docker.io", "docker.io":
 		return "docker.io"
 	}
-	return host
+	return strings.ToLower(host)
 }
 
 // refused says whether a registry's words mean wrong or missing credentials.
@@ -52,6 +129,12 @@ func refused(message string) bool {
 func unreachable(message string) bool {
 	return containsAny(message, "connection refused", "no such host", "i/o timeout", "no route to host", "network is unreachable",
 		"dial tcp", "tls handshake timeout", "connection reset", "client.timeout exceeded", "server misbehaving")
+}
+
+// overloaded says whether a registry's words mean that it may work again soon, or
+// that it went away in the middle.
+func overloaded(message string) bool {
+	return containsAny(message, "500 internal server error", "502 bad gateway", "503 service unavailable", "504 gateway", "429 too many requests", "toomanyrequests", ": eof", "unexpected eof", "broken pipe", "blob upload unknown")
 }
 
 // untrusted says whether the engine does not trust the registry's connection.

@@ -1,6 +1,7 @@
 package swarm
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -52,6 +53,12 @@ func (c *Client) Build(ctx context.Context, req ops.BuildRequest, log func(line 
 		return c.failed(err, "read the Dockerfile")
 	}
 
+	text, err := os.ReadFile(dockerfile)
+	if err != nil {
+		return c.failed(err, "read the Dockerfile")
+	}
+	images := baseImages(bytes.NewReader(text))
+
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	// The shared key lets the engine find the files of the build before.
@@ -60,7 +67,7 @@ func (c *Client) Build(ctx context.Context, req ops.BuildRequest, log func(line 
 		return c.failed(err, "prepare the build")
 	}
 	s.Allow(filesync.NewFSSyncProvider(filesync.StaticDirSource{"context": source, "dockerfile": files}))
-	s.Allow(baseAuth{auths: req.Auths})
+	s.Allow(baseAuth{logins: req.Logins, images: images})
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -246,8 +253,8 @@ func (c *Client) buildFailed(ctx context.Context, err error, req ops.BuildReques
 		return c.failed(err, "build %s", req.Tag)
 	}
 	message := cleanBuild(step.message)
-	for _, a := range req.Auths {
-		message = scrub(message, a)
+	for _, l := range req.Logins {
+		message = scrub(message, l.Auth)
 	}
 	first, rest, _ := strings.Cut(message, "\n")
 	e := &ops.Error{Code: ops.Failed, Log: step.log, Err: errors.New(message)}

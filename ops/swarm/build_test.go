@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"waggle/internal/secret"
 	"waggle/ops"
 )
 
@@ -153,7 +154,7 @@ func TestWhyABuildFailed(t *testing.T) {
 		"leak":             {"no access with password canary", "", "The build failed: no access with password <secret>", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			req := ops.BuildRequest{Tag: "x", Auths: map[string]ops.RegistryAuth{"r": {Username: "u", Password: "canary"}}}
+			req := ops.BuildRequest{Tag: "x", Logins: []ops.RegistryLogin{{Domain: "r", Auth: ops.RegistryAuth{Username: "u", Password: "canary"}}}}
 			err := c.buildFailed(t.Context(), &stepError{message: k.message, step: k.step}, req)
 			e := wantError(t, err, ops.Failed, k.sentence)
 			if !strings.Contains(e.Next, k.next) || (k.next == "") != (e.Next == "") {
@@ -200,18 +201,51 @@ func TestDockerfileStaysInTheContext(t *testing.T) {
 }
 
 func TestBaseImageCredentialsGoToTheirRegistryOnly(t *testing.T) {
-	a := baseAuth{auths: map[string]ops.RegistryAuth{
-		"r.example.com:5000": {Username: "mia", Password: "one"},
-		"docker.io":          {Username: "hub", Password: "two"},
-	}}
-	for host, want := range map[string]string{
-		"r.example.com:5000": "mia:one", "r.example.com": ":", "r.example.com:5001": ":", "evil-r.example.com:5000": ":", "": ":",
-		"https://index.docker.io/v1/": "hub:two", "registry-1.docker.io": "hub:two", "docker.io": "hub:two", "index.docker.io": "hub:two", "index.docker.io.evil.org": ":",
+	login := func(domain, prefix, user string) ops.RegistryLogin {
+		return ops.RegistryLogin{Domain: domain, Prefix: prefix, Auth: ops.RegistryAuth{Username: user, Password: secret.Text("pw-" + user)}}
+	}
+	logins := []ops.RegistryLogin{
+		login("r.example.com:5000", "", "mia"), login("docker.io", "", "hub"), login("only.example.com", "team", "only"),
+		login("ghcr.io", "acme", "acme"), login("ghcr.io", "acme/sub", "sub"), login("reg.example.com", "", "all"), login("reg.example.com", "a", "a"),
+	}
+	for _, c := range []struct{ name, host, dockerfile, want string }{
+		{"its own", "r.example.com:5000", "", "mia"},
+		{"another port", "r.example.com:5001", "", ""},
+		{"no port", "r.example.com", "", ""},
+		{"a longer host", "evil-r.example.com:5000", "", ""},
+		{"nothing", "", "", ""},
+		{"hub, as BuildKit asks", "https://index.docker.io/v1/", "FROM busybox", "hub"},
+		{"hub's registry", "registry-1.docker.io", "", "hub"},
+		{"hub", "docker.io", "", "hub"},
+		{"hub's index", "index.docker.io", "", "hub"},
+		{"a longer hub", "index.docker.io.evil.org", "", ""},
+		{"the only one, no base image named", "only.example.com", "FROM scratch", "only"},
+		{"the only one, for its prefix", "only.example.com", "FROM only.example.com/team/base:1", "only"},
+		{"the only one, not for others", "only.example.com", "FROM only.example.com/public/base", ""},
+		{"longest prefix", "ghcr.io", "FROM ghcr.io/acme/sub/base:1", "sub"},
+		{"whole parts of the path", "ghcr.io", "FROM ghcr.io/acme/subway", "acme"},
+		{"not of another host", "ghcr.io", "FROM r.example.com:5000/acme/sub/base\nFROM ghcr.io/acme/base", "acme"},
+		{"neither prefix", "ghcr.io", "FROM ghcr.io/other/base", ""},
+		{"several, none named", "ghcr.io", "FROM scratch", ""},
+		{"several, none named, one for all", "reg.example.com", "FROM scratch", "all"},
+		{"from an ARG", "ghcr.io", "ARG BASE=ghcr.io/acme/sub/base\nFROM ${BASE}:1", "sub"},
+		{"from a default", "ghcr.io", "FROM ${BASE:-ghcr.io/acme/sub/base}", "sub"},
+		{"a stage copied from", "ghcr.io", "FROM scratch AS x\nCOPY --from=x / /\nCOPY --from=ghcr.io/acme/sub/files:2 /a /b", "sub"},
+		{"a mount", "ghcr.io", "FROM scratch\nRUN --mount=type=bind,from=ghcr.io/acme/sub/files,target=/x true", "sub"},
+		{"a platform", "ghcr.io", "FROM --platform=linux/amd64 ghcr.io/acme/sub/base@sha256:1111111111111111111111111111111111111111111111111111111111111111 AS b", "sub"},
+		{"not a Dockerfile", "ghcr.io", "\x00", ""},
 	} {
-		got, err := a.Credentials(t.Context(), &auth.CredentialsRequest{Host: host})
-		if err != nil || got.Username+":"+got.Secret != want {
-			t.Errorf("%q is given %s:%s, %v; want %s", host, got.GetUsername(), got.GetSecret(), err, want)
-		}
+		t.Run(c.name, func(t *testing.T) {
+			a := baseAuth{logins: logins, images: baseImages(strings.NewReader(c.dockerfile))}
+			got, err := a.Credentials(t.Context(), &auth.CredentialsRequest{Host: c.host})
+			want := ":"
+			if c.want != "" {
+				want = c.want + ":pw-" + c.want
+			}
+			if err != nil || got.Username+":"+got.Secret != want {
+				t.Errorf("%q is given %s:%s, %v; want %s", c.host, got.GetUsername(), got.GetSecret(), err, want)
+			}
+		})
 	}
 }
 

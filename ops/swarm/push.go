@@ -106,9 +106,13 @@ func (c *Client) pushFailed(ctx context.Context, err error, named reference.Name
 		e.Sentence = fmt.Sprintf("The registry %s does not let %s push to %s: %s", domain, auth.Username, reference.Path(named), message)
 		return e.Then("Check its user and password with `/registry check`, and change them with `/registry edit`")
 	case unreachable(message):
+		e.Code = ops.Unavailable
 		e.Sentence = fmt.Sprintf("The registry %s cannot be reached: %s", domain, message)
 		return e.Then("See whether it runs and whether this manager reaches it: `/registry check`")
 	default:
+		if overloaded(message) {
+			e.Code = ops.Unavailable
+		}
 		e.Sentence = fmt.Sprintf("The registry %s failed: %s", domain, message)
 	}
 	return e

@@ -43,7 +43,7 @@ func onLab(t *testing.T) *real {
 }
 
 // buildOf builds an image from a Dockerfile and returns its progress.
-func (r *real) buildOf(ctx context.Context, tag, dockerfile string, auths map[string]ops.RegistryAuth) (string, error) {
+func (r *real) buildOf(ctx context.Context, tag, dockerfile string, logins []ops.RegistryLogin) (string, error) {
 	r.Helper()
 	dir := r.TempDir()
 	for name, content := range map[string]string{"Dockerfile": dockerfile, ".dockerignore": "*.key\n", "menu.txt": "margherita\n", "private.key": "canary"} {
@@ -52,7 +52,7 @@ func (r *real) buildOf(ctx context.Context, tag, dockerfile string, auths map[st
 		}
 	}
 	var lines []string
-	err := r.Build(ctx, ops.BuildRequest{Dir: dir, Tag: tag, Auths: auths}, func(l string) { lines = append(lines, l) })
+	err := r.Build(ctx, ops.BuildRequest{Dir: dir, Tag: tag, Logins: logins}, func(l string) { lines = append(lines, l) })
 	return strings.Join(lines, "\n"), err
 }
 
@@ -307,8 +307,9 @@ func TestRealBuildFromAPrivateBase(t *testing.T) {
 	base := r.lab.Private.Image("busybox:1")
 	dockerfile := "FROM " + base + "\nRUN true\n"
 	wrong := ops.RegistryAuth{Username: r.auth.Username, Password: "wrong-canary"}
-	for _, auths := range []map[string]ops.RegistryAuth{nil, {r.lab.Private.Addr: wrong}, {r.lab.Registry.Addr: r.auth}} {
-		_, err := r.buildOf(t.Context(), "base:1", dockerfile, auths)
+	for _, logins := range [][]ops.RegistryLogin{nil, {{Domain: r.lab.Private.Addr, Auth: wrong}}, {{Domain: r.lab.Registry.Addr, Auth: r.auth}},
+		{{Domain: r.lab.Private.Addr, Prefix: "other", Auth: r.auth}}} {
+		_, err := r.buildOf(t.Context(), "base:1", dockerfile, logins)
 		e := wantError(t, err, ops.Failed, "The base image "+base+" cannot be fetched")
 		if untrusted(e.Sentence) {
 			t.Skip("the lab's engines list the private registry as insecure, but not as http://host:port, which BuildKit of 20.10 needs")
@@ -317,7 +318,7 @@ func TestRealBuildFromAPrivateBase(t *testing.T) {
 			t.Errorf("error is %v", e)
 		}
 	}
-	if log, err := r.buildOf(t.Context(), "base:1", dockerfile, map[string]ops.RegistryAuth{r.lab.Private.Addr: r.auth}); err != nil {
+	if log, err := r.buildOf(t.Context(), "base:1", dockerfile, []ops.RegistryLogin{{Domain: r.lab.Private.Addr, Auth: r.auth}}); err != nil {
 		t.Errorf("%v\n%s", err, log)
 	}
 }
