@@ -1,7 +1,6 @@
 package ops
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -466,23 +465,6 @@ func checkPrefix(domain, prefix string) error {
 	}
 	return Errorf(Invalid, "%q is not a prefix for images", prefix).
 		Then("Write a path like acme or team/apps: lower-case letters and digits, with single -, _ or . between them.")
-}
-
-// sorted returns the registries by name, the default first.
-func (rs Registries) sorted() []Registry {
-	return slices.SortedFunc(slices.Values(rs.List), func(a, b Registry) int {
-		return cmp.Or(boolFirst(a.Name == rs.Default, b.Name == rs.Default), strings.Compare(a.Name, b.Name))
-	})
-}
-
-func boolFirst(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case a:
-		return -1
-	}
-	return 1
 }
 
 func (r Registry) String() string { return fmt.Sprintf("%s (%s)", r.Name, r.where()) }
