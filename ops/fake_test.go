@@ -36,6 +36,14 @@ type fakeSwarm struct {
 	nodeChanges  []ops.NodeChange
 	cluster      uint64 // its version
 	rotated      []string
+	lines        []ops.LogLine
+	partial      bool
+	logsAsked    ops.LogRequest
+	made         []ops.NewService
+	secrets      map[string]string // values by name
+	secretsGone  []string
+	volumesGone  []string
+	volume       error
 	down         error // every call fails with it
 }
 
