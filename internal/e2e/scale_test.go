@@ -5,8 +5,10 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -136,13 +138,31 @@ func TestScaleBuildsOnOtherHands(t *testing.T) {
 }
 
 func TestAcknowledgedWhateverDockerDoes(t *testing.T) {
-	b := start(t, map[string]string{"WAGGLE_DOCKER_HOST": "unix:///nonexistent/docker.sock"})
-	b.say(ada, "/scale pizza 2")
-	b.sees(ada, "Docker does not answer")
+	for _, tc := range []struct{ name, host, says string }{
+		{"not there", "unix:///nonexistent/docker.sock", "Docker does not answer"},
+		{"hangs", "unix://" + silentSocket(t), "Docker did not answer in time"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			b := start(t, map[string]string{"WAGGLE_DOCKER_HOST": tc.host})
+			b.say(ada, "/scale pizza 2")
+			b.sees(ada, tc.says)
 
-	b.redis.Kill()
-	ack := b.say(ada, "/scale pizza 2")
-	contains(t, "the acknowledgement", ack.Body, "Redis does not answer, so nothing was changed")
+			b.redis.Kill()
+			ack := b.say(ada, "/scale pizza 2")
+			contains(t, "the acknowledgement", ack.Body, "Redis does not answer, so nothing was changed")
+		})
+	}
+}
+
+// silentSocket takes connections, until the test ends, and never answers.
+func silentSocket(t *testing.T) string {
+	path := filepath.Join(t.TempDir(), "docker.sock")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	return path
 }
 
 func TestForgedAndReplayedRequests(t *testing.T) {

@@ -89,7 +89,9 @@ func TestEngineThatHangs(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	_, err := c.Services(ctx)
-	wantError(t, err, ops.Unavailable, "did not answer in time")
+	if e := wantError(t, err, ops.Unavailable, "did not answer in time"); e.Next == "" {
+		t.Error("no next step")
+	}
 	ctx, cancel = context.WithCancel(t.Context())
 	cancel()
 	_, err = c.Services(ctx)

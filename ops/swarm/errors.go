@@ -32,7 +32,8 @@ func (c *Client) failed(err error, what string, args ...any) error {
 	case errors.Is(err, context.Canceled):
 		return &ops.Error{Code: ops.Canceled, Sentence: "Called off: " + what, Err: err}
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &network) && network.Timeout():
-		return &ops.Error{Code: ops.Unavailable, Sentence: "Docker did not answer in time to " + what, Err: err}
+		return (&ops.Error{Code: ops.Unavailable, Sentence: "Docker did not answer in time to " + what, Err: err}).
+			Then("Try again in a minute; if it stays so, look at the engine's log: journalctl -u docker")
 	case client.IsErrConnectionFailed(err), errors.As(err, &network), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return (&ops.Error{Code: ops.Unavailable, Sentence: "Docker does not answer at " + c.host, Err: err}).
 			Then("See whether the engine runs there and whether Waggle may use its socket")
