@@ -2,9 +2,10 @@
 # swarm needs root, and installs the packages that are missing.
 
 SHELL = /bin/bash
+FUZZTIME = 5s
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build demo test test-fast lint bench lab lab-down
+.PHONY: build demo test test-fast fuzz lint bench lab lab-down
 
 build: ## bin/waggle
 	go build -trimpath -ldflags "-s -w" -o bin/waggle ./cmd/waggle
@@ -21,6 +22,14 @@ test: ## every test, those on a real swarm too (root)
 
 test-fast: ## the tests that need no root, and what was skipped
 	@go test -v ./... | grep -E '^(ok|FAIL|panic)|--- (FAIL|SKIP)' | grep -v 'no test files'
+
+# Go fuzzes one target of one package at a time.
+fuzz: ## every fuzz test, FUZZTIME=5s each
+	@for pkg in $$(grep -rl --include=*_test.go '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
+	  for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9]*' $$pkg/*_test.go | cut -c6-); do \
+	    echo "$$pkg $$f"; go test $$pkg -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) >fuzz.log 2>&1 || { cat fuzz.log; exit 1; }; \
+	  done; \
+	done; rm -f fuzz.log
 
 lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo 'gofmt these'; exit 1; }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/base64"
 	"fmt"
 	"net"
 	"net/url"
@@ -52,6 +53,12 @@ func check(s *Settings, add adder, bad map[string]bool) {
 	}
 	if s.SSH.KeyFile == "" && !s.SSH.Passphrase.Empty() {
 		add("ssh.passphrase", "is of no use without ssh.key_file: set that too")
+	}
+	for _, t := range s.Webhooks.GitLab.Secret {
+		key, signs := strings.CutPrefix(t.Reveal(), "whsec_")
+		if _, err := base64.StdEncoding.DecodeString(key); signs && (err != nil || key == "") {
+			add("webhooks.gitlab.secret", "begins with whsec_ as a signing token does, and is not a whole one: copy it again")
+		}
 	}
 	checkCredentials(s.Git.Credentials, add)
 	if s.Build.Concurrency < 1 || s.Build.Concurrency > 64 {

@@ -187,6 +187,7 @@ func TestProblems(t *testing.T) {
 		{"unknown dotted key", "ssh.prt: 1", nil, "did you mean ssh.port?"},
 		{"unknown section", "\n\nslak:\n  channel: x", nil, "slak.channel: unknown key, did you mean slack.channel? (waggle.yaml line 4)"},
 		{"unknown empty section", "slak:", nil, "slak: unknown key"},
+		{"part of a signing token", "webhooks: {gitlab: {secret: [plain, whsec_Y2FuYXJ5, whsec_cut]}}", nil, "webhooks.gitlab.secret: begins with whsec_"},
 		{"unknown provider", "webhooks: {githb: {secret: x}}", nil, "did you mean webhooks.github.secret?"},
 		{"section with a value", "build: 3", nil, "build: is a section, write its keys under it"},
 		{"key with keys", "listen: {host: x}", nil, "listen.host: unknown key"},

@@ -69,7 +69,13 @@ func fieldsOf(t reflect.Type, path string, index []int) []field {
 		key := path + sf.Tag.Get("koanf")
 		at := append(slices.Clone(index), i)
 		if sf.Type.Kind() == reflect.Struct {
-			out = append(out, fieldsOf(sf.Type, key+".", at)...)
+			fields := fieldsOf(sf.Type, key+".", at)
+			if doc := sf.Tag.Get("doc"); doc != "" {
+				for i := range fields {
+					fields[i].doc = doc + "; " + fields[i].doc
+				}
+			}
+			out = append(out, fields...)
 			continue
 		}
 		f := field{

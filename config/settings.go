@@ -19,7 +19,7 @@ import (
 //
 // A field's tags: koanf is its key within its section, default its default as
 // one would write it, shown what the docs say for the default where that is not
-// it, doc its meaning.
+// it, doc its meaning; that of a section is put before those of its fields.
 type Settings struct {
 	Listen    string      `koanf:"listen" default:"127.0.0.1:8080" doc:"address and port of the HTTP server"`
 	Slack     Slack       `koanf:"slack"`
@@ -81,18 +81,19 @@ type SSH struct {
 
 // Webhook is one forge that may send pushes.
 type Webhook struct {
-	Secret []secret.Text `koanf:"secret" doc:"webhook secret of this forge; while rotating a list (in the environment one per line)"`
+	Secret []secret.Text `koanf:"secret" doc:"a list while rotating (in the environment one per line)"`
 }
 
-// Webhooks are the forges that may send pushes.
+// Webhooks are the forges that may send pushes. A forge without a secret may
+// not. The docs of each are those of its secret.
 type Webhooks struct {
-	GitHub          Webhook `koanf:"github"`
-	GitLab          Webhook `koanf:"gitlab"`
-	Bitbucket       Webhook `koanf:"bitbucket"`
-	BitbucketServer Webhook `koanf:"bitbucket-server"`
-	Gitea           Webhook `koanf:"gitea"`
-	Gogs            Webhook `koanf:"gogs"`
-	Azure           Webhook `koanf:"azure"`
+	GitHub          Webhook `koanf:"github" doc:"secret of GitHub's webhooks"`
+	GitLab          Webhook `koanf:"gitlab" doc:"secret token or signing token (whsec_…) of GitLab's webhooks"`
+	Bitbucket       Webhook `koanf:"bitbucket" doc:"secret of Bitbucket Cloud's webhooks"`
+	BitbucketServer Webhook `koanf:"bitbucket-server" doc:"secret of Bitbucket Data Center's webhooks"`
+	Gitea           Webhook `koanf:"gitea" doc:"secret of Gitea's or Forgejo's webhooks"`
+	Gogs            Webhook `koanf:"gogs" doc:"secret of Gogs' webhooks"`
+	Azure           Webhook `koanf:"azure" doc:"password for basic authentication of Azure DevOps' service hooks, or user:password"`
 }
 
 // Secrets returns the secrets by provider, without providers that have none.

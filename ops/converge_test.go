@@ -80,6 +80,9 @@ func TestSameRepo(t *testing.T) {
 			t.Errorf("%s is another one", o)
 		}
 	}
+	if !ops.SameRepo("git@ssh.dev.azure.com:v3/acme/My%20Shop/pizza", "ssh://git@ssh.dev.azure.com/v3/acme/My%20Shop/pizza") {
+		t.Error("escaped spaces")
+	}
 	if !ops.SameRepo("/srv/pizza.git", "file:///srv/pizza.git") || ops.SameRepo("", "") {
 		t.Error("local paths")
 	}

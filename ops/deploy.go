@@ -157,7 +157,11 @@ func (s Service) notFollowing(p Push) string {
 		branch = "main"
 	}
 	if branch != p.Branch {
-		return fmt.Sprintf("%s is deployed from %s, and the push is to %s", s.Name, branch, p.Branch)
+		reason := fmt.Sprintf("%s is deployed from %s, and the push is to %s", s.Name, branch, p.Branch)
+		if s.Labels[LabelBranch] == "" {
+			reason += fmt.Sprintf("; the label %s sets another branch", LabelBranch)
+		}
+		return reason
 	}
 	return ""
 }

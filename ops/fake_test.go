@@ -332,6 +332,18 @@ type fakeSource struct {
 	fetched []string
 	removed int
 	err     error
+	heads   map[string]string // where branches are; elsewhere there are none
+	looks   int
+}
+
+func (s *fakeSource) Resolve(_ context.Context, _, branch string) (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.looks++
+	if head := s.heads[branch]; head != "" {
+		return head, nil
+	}
+	return "", ops.Errorf(ops.NotFound, "no branch %s", branch)
 }
 
 func (s *fakeSource) Checkout(_ context.Context, url, commit, _ string) (string, func(), error) {

@@ -57,6 +57,9 @@ type Source interface {
 	// Checkout fetches exactly that commit into a directory of its own; the
 	// branch is a hint where to find it. The caller calls remove when done.
 	Checkout(ctx context.Context, url, commit, branch string) (dir string, remove func(), err error)
+	// Resolve returns the full hash of the commit that a branch, or else a tag,
+	// names now; NotFound when there is none of that name.
+	Resolve(ctx context.Context, url, ref string) (commit string, err error)
 }
 
 // Env is what operations work with.

@@ -5,9 +5,12 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	"waggle/ops/queue"
+	"waggle/ops/store"
 )
 
 // Job is one deploy that a push led to.
@@ -23,48 +26,170 @@ type Accepted struct {
 	Reason    string // why there are no jobs
 }
 
-// Deploy stores a deploy for every app that follows the pushed branch. When it
-// returns an error the forge should send the push again: what is stored already
-// is recognised then.
+// resolveTimeout bounds the look at the branch; forges wait 10 s for all.
+const resolveTimeout = 4 * time.Second
+
+// Deploy stores a deploy for every app that follows the pushed branch, unless
+// the pusher wants none, nothing that the app is made of has changed, or it is
+// known that the push is not the branch's newest (see judge).
+//
+// When it returns an error the forge should send the push again: what is stored
+// already, which the result has, is a duplicate then.
 func (r *Runner) Deploy(ctx context.Context, push Push) (Accepted, error) {
 	services, err := r.Env.Swarm.Services(ctx)
 	if err != nil {
 		return Accepted{}, err
 	}
 	var out Accepted
-	out.Reason = fmt.Sprintf("no app is linked to %s: its service needs the label %s", push.Name, LabelRepo)
+	var others, reasons []string // why not: of apps on other branches, and of the others
+	duplicates := 0
 	for _, svc := range services {
 		if svc.Labels[LabelRepo] == "" || !svc.follows(push) {
 			continue
 		}
 		if reason := svc.notFollowing(push); reason != "" {
-			out.Reason = reason
+			others = append(others, reason)
 			continue
 		}
-		if all, err := svc.Releases(); err == nil && len(all) > 0 && all[0].Commit == push.After {
-			out.Duplicate, out.Reason = true, fmt.Sprintf("%s runs %s already", svc.Name, short(push.After))
-			continue
+		one, err := r.accept(ctx, svc, push)
+		if err != nil {
+			return out, err
 		}
-		job := Job{App: svc.Name, ID: push.id(svc.Name)}
-		err := r.Submit(ctx, Request{
-			ID:      job.ID,
-			Actor:   Actor{Name: push.Pusher, Via: push.Provider},
-			Title:   push.title(),
-			Channel: svc.Labels[LabelChannel],
-		}, &Deploy{App: svc.Name, Push: push})
-		switch {
-		case errors.Is(err, queue.ErrDuplicate):
-			out.Duplicate, out.Reason = true, fmt.Sprintf("this push was accepted before, as job %s", job.ID)
-		case err != nil:
-			return Accepted{}, err
-		default:
-			out.Jobs = append(out.Jobs, job)
+		out.Jobs = append(out.Jobs, one.Jobs...)
+		if one.Reason != "" {
+			reasons = append(reasons, one.Reason)
+		}
+		if one.Duplicate {
+			duplicates++
 		}
 	}
-	if len(out.Jobs) > 0 {
-		out.Duplicate, out.Reason = false, ""
+	switch {
+	case len(out.Jobs) > 0:
+	case len(reasons) > 0:
+		out.Duplicate, out.Reason = duplicates == len(reasons), strings.Join(slices.Compact(reasons), "; ")
+	case len(others) > 0:
+		out.Reason = strings.Join(others, "; ")
+	default:
+		out.Reason = fmt.Sprintf("no app is linked to %s: its service needs the label %s", push.Name, LabelRepo)
 	}
 	return out, nil
+}
+
+// accept is Deploy for one app.
+func (r *Runner) accept(ctx context.Context, svc Service, push Push) (Accepted, error) {
+	unwanted := push.Skip
+	if unwanted == "" {
+		var err error
+		if unwanted, err = svc.untouched(push); err != nil {
+			r.Log.Warn("every push is deployed", "app", svc.Name, "err", err)
+		}
+	}
+	was, now, err := r.place(ctx, svc, push, unwanted)
+	switch {
+	case err != nil:
+		return Accepted{}, err
+	case unwanted != "":
+		return Accepted{Reason: unwanted}, nil
+	case was == older:
+		return Accepted{Reason: fmt.Sprintf("%s has had a newer push than this one already; `/deploy %s %s` deploys it all the same", svc.Name, svc.Name, short(push.After))}, nil
+	case was == same && now.At.IsZero():
+		return Accepted{Duplicate: true, Reason: fmt.Sprintf("%s runs %s already, or did", svc.Name, short(push.After))}, nil
+	case was == same && r.Env.Now().Sub(now.At) > queue.Retention-time.Hour:
+		// The queue does not know its id any more, or will not in a moment.
+		return Accepted{Duplicate: true, Reason: "this push was accepted before, on " + now.At.Format("2 January 2006")}, nil
+	}
+	// Also when the push is known: only the queue knows whether it was stored.
+	err = r.Submit(ctx, Request{
+		ID:      now.Job,
+		Actor:   Actor{Name: push.Pusher, Via: push.Provider},
+		Title:   push.title(),
+		Channel: svc.Labels[LabelChannel],
+		Seq:     now.Seq,
+	}, &Deploy{App: svc.Name, Push: push})
+	switch {
+	case errors.Is(err, queue.ErrDuplicate):
+		return Accepted{Duplicate: true, Reason: fmt.Sprintf("this push was accepted before, as job %s", now.Job)}, nil
+	case err != nil:
+		return Accepted{}, err
+	}
+	return Accepted{Jobs: []Job{{App: svc.Name, ID: now.Job}}}, nil
+}
+
+func pushesKey(app string) string { return "pushes:" + app }
+
+// place judges a push and notes it among the app's pushes, in one step for all
+// replicas. It returns what it is noted as: of a push that is the same as an
+// earlier one, that one.
+func (r *Runner) place(ctx context.Context, svc Service, push Push, unwanted string) (verdict, pushed, error) {
+	var was verdict
+	var now pushed
+	var looked verdict // what the look at the branch came to
+	err := store.Update(ctx, r.Store, pushesKey(svc.Name), pushesKept, func(all *pushes) (bool, error) {
+		known := *all
+		if len(known) == 0 {
+			known = svc.released()
+		}
+		now = pushed{Branch: push.Branch, Before: push.Before, After: push.After, PushedAt: push.PushedAt, At: r.Env.Now().UTC()}
+		if unwanted != "" {
+			if known.has(now) {
+				return false, nil
+			}
+			*all = known.with(now)
+			return true, nil
+		}
+		var which int
+		if was, which = judge(known, now); was == unsure {
+			if looked == "" {
+				looked = r.lookAtBranch(ctx, svc, push)
+			}
+			was = looked
+		}
+		switch was {
+		case same:
+			again := now
+			now = known[which]
+			if now.alike(again) || now.At.IsZero() {
+				return false, nil
+			}
+			// Another push to the same commit: what is older than this is old.
+			again.Job, again.Seq, again.At = now.Job, now.Seq, now.At
+			*all = known.with(again)
+			return true, nil
+		case older:
+			if known.has(now) {
+				return false, nil
+			}
+		case newer:
+			var err error
+			// After the list was read: so it is higher than every one in it.
+			if now.Seq, err = r.Store.Next(ctx, "seq"); err != nil {
+				return false, err
+			}
+			now.Job = push.id(svc.Name)
+			if known.job(now.Job) {
+				now.Job += fmt.Sprintf("-%d", now.Seq) // the branch was here before
+			}
+		}
+		*all = known.with(now)
+		return true, nil
+	})
+	return was, now, err
+}
+
+// lookAtBranch decides about a push by where its branch is now. When that cannot
+// be seen it is deployed: then a build will say why.
+func (r *Runner) lookAtBranch(ctx context.Context, svc Service, push Push) verdict {
+	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
+	defer cancel()
+	head, err := r.Env.Source.Resolve(ctx, svc.Labels[LabelRepo], push.Branch)
+	if err != nil {
+		r.Log.Warn("a push is taken for the newest, since its branch cannot be looked at", "app", svc.Name, "branch", push.Branch, "commit", push.After, "err", err)
+		return newer
+	}
+	if head != push.After {
+		return older
+	}
+	return newer
 }
 
 // id is the same for the same push however often and by whichever hook it is
@@ -72,7 +197,7 @@ func (r *Runner) Deploy(ctx context.Context, push Push) (Accepted, error) {
 // makes no difference.
 func (p Push) id(app string) string {
 	h := sha256.New()
-	for _, part := range []string{app, p.Branch, p.Before, p.After, fmt.Sprint(p.PushedAt.Unix())} {
+	for _, part := range []string{app, p.Branch, p.Before, p.After, p.PushedAt.UTC().Format(time.RFC3339Nano)} {
 		fmt.Fprintf(h, "%d:%s", len(part), part)
 	}
 	return fmt.Sprintf("deploy-%s-%s-%x", app, short(p.After), h.Sum(nil)[:6])

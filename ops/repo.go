@@ -26,6 +26,9 @@ func normalRepo(raw string) string {
 		}
 	} else if m := scp.FindStringSubmatch(raw); m != nil {
 		host, path = m[1], m[2]
+		if p, err := url.PathUnescape(path); err == nil {
+			path = p // as it is in a URL; Azure DevOps has spaces in paths
+		}
 	}
 	path = strings.TrimSuffix(strings.Trim(path, "/"), ".git")
 	if path == "" {

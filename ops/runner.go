@@ -117,7 +117,7 @@ func (r *Runner) Submit(ctx context.Context, req Request, op Operation) error {
 	}
 	req.Kind, req.Op, req.At = op.Kind(), b, r.Env.Now()
 	_, ordered := op.(Preparer)
-	if ordered {
+	if ordered && req.Seq == 0 {
 		if req.Seq, err = r.Store.Next(ctx, "seq"); err != nil {
 			return err
 		}

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,25 +16,30 @@ import (
 	"waggle/ops"
 )
 
-const formType = "application/x-www-form-urlencoded"
-
 // github is github.com and GitHub Enterprise Server.
+// Source: https://docs.github.com/webhooks/webhook-events-and-payloads#push
 type github struct{}
 
-func (github) mediaTypes() []string { return []string{"application/json", formType} }
+// githubCommits is the most commits that GitHub lists.
+const githubCommits = 2048
 
-func (github) delivery(h http.Header) (id, event string) {
+func (github) mediaTypes() []string { return []string{jsonType, formType} }
+
+func (github) about(h http.Header) (id, event string) {
 	return h.Get("X-GitHub-Delivery"), h.Get("X-GitHub-Event")
 }
 
 // verify takes X-Hub-Signature-256 only: X-Hub-Signature is SHA-1.
-func (github) verify(h http.Header, body []byte, secrets []secret.Text) bool {
-	signature, ok := strings.CutPrefix(h.Get("X-Hub-Signature-256"), "sha256=")
-	return ok && signedBy(signature, body, secrets)
+func (github) verify(d delivery, secrets []secret.Text) error {
+	signature, ok := strings.CutPrefix(d.header.Get("X-Hub-Signature-256"), "sha256=")
+	if !ok {
+		return errSignature
+	}
+	return signedHex(signature, d.body, secrets)
 }
 
-func (github) pushes(h http.Header, mediaType string, body []byte) ([]ops.Push, error) {
-	switch event := h.Get("X-GitHub-Event"); event {
+func (github) pushes(d delivery) ([]ops.Push, error) {
+	switch event := d.header.Get("X-GitHub-Event"); event {
 	case "push":
 	case "ping":
 		return nil, ignored("the webhook is set up, pushes will deploy")
@@ -43,80 +48,45 @@ func (github) pushes(h http.Header, mediaType string, body []byte) ([]ops.Push, 
 	default:
 		return nil, ignored(fmt.Sprintf("%q is not a push", clip(event)))
 	}
-	if mediaType == formType {
-		form, err := url.ParseQuery(string(body))
-		if err != nil {
-			return nil, errors.New("the form cannot be read")
-		}
-		if len(form["payload"]) != 1 {
-			return nil, errors.New("the form has no payload field, or several")
-		}
-		body = []byte(form.Get("payload"))
-	}
-
-	// go-playground's type, but not its Webhook.Parse: that wants a request,
-	// whose body it reads again without a limit and does not take as a form, and
-	// it has its own idea of the signature, which here is checked already. What
-	// is left of Parse is this one call.
-	var p payload.PushPayload
-	if err := json.Unmarshal(body, &p); err != nil && !wrongTime(err) {
-		return nil, errors.New("the payload is not the JSON of a push")
-	}
-
-	branch, err := branchOf(p.Ref)
+	body, err := d.payload()
 	if err != nil {
 		return nil, err
 	}
-	p.Before, p.After = strings.ToLower(p.Before), strings.ToLower(p.After)
-	switch {
-	case p.Deleted || isZero(p.After):
-		return nil, ignored(fmt.Sprintf("the branch %q was deleted", clip(branch)))
-	case !commitHash.MatchString(p.After):
-		return nil, errors.New("after is not a commit hash")
-	case p.Before != "" && !commitHash.MatchString(p.Before):
-		return nil, errors.New("before is not a commit hash")
+	// go-playground's type, but not its Webhook.Parse: that wants a request,
+	// whose body it reads again without a limit and does not take as a form, and
+	// it has its own idea of the signature, which here is checked already.
+	var p payload.PushPayload
+	if err := decode(body, &p); err != nil {
+		return nil, err
 	}
-	r := p.Repository
-	urls := distinct(r.CloneURL, r.SSHURL, r.GitURL, r.HTMLURL)
-	if len(urls) == 0 {
-		return nil, errors.New("the repository has no URL")
+	c := change{ref: p.Ref, before: p.Before, after: p.After, deleted: p.Deleted, forced: p.Forced}
+	// head_commit is null when a branch is deleted.
+	if p.HeadCommit.ID == p.After {
+		c.head = p.HeadCommit.Message
 	}
-	push := ops.Push{
-		Provider: "github",
-		Repo:     urls[0], RepoURLs: urls, Name: cmp.Or(r.FullName, urls[0]),
-		Branch: branch, Default: cmp.Or(r.DefaultBranch, r.MasterBranch),
-		Before: p.Before, After: p.After,
-		PushedAt: pushedAt(body),
-		Pusher:   cmp.Or(p.Pusher.Name, p.Sender.Login),
-		Compare:  p.Compare,
+	if len(p.Commits) >= githubCommits {
+		c.total = len(p.Commits) + 1 // or more
 	}
-	for _, c := range p.Commits {
-		push.Commits = append(push.Commits, ops.Commit{
-			ID: cmp.Or(c.ID, c.Sha), Message: c.Message, URL: c.URL, Author: cmp.Or(c.Author.Name, c.Author.Username),
+	for _, one := range p.Commits {
+		c.commits = append(c.commits, commit{
+			Commit: ops.Commit{ID: cmp.Or(one.ID, one.Sha), Message: one.Message, URL: one.URL, Author: cmp.Or(one.Author.Name, one.Author.Username)},
+			files:  slices.Concat(one.Added, one.Removed, one.Modified),
 		})
 	}
-	// head_commit is null when a branch moves to a commit the forge knows.
-	message := p.HeadCommit.Message
-	if n := len(push.Commits); message == "" && n > 0 {
-		message = push.Commits[n-1].Message
-	}
-	if mark := skipMark(message); mark != "" {
-		return nil, ignored("the last commit says " + mark)
-	}
-	return []ops.Push{push}, nil
+	r := p.Repository
+	return pushes(ops.Push{
+		Provider: "github",
+		RepoURLs: distinct(r.CloneURL, r.SSHURL, r.GitURL, r.HTMLURL), Name: r.FullName,
+		Default:  cmp.Or(r.DefaultBranch, r.MasterBranch),
+		PushedAt: githubPushedAt(body),
+		Pusher:   cmp.Or(p.Pusher.Name, p.Sender.Login),
+		Compare:  p.Compare,
+	}, c)
 }
 
-// wrongTime says whether a decoding error is about one of the repository's
-// times, which are numbers in a push event and texts in all others. The decoder
-// goes on after such an error and leaves the field out.
-func wrongTime(err error) bool {
-	var wrong *json.UnmarshalTypeError
-	return errors.As(err, &wrong) && strings.HasPrefix(wrong.Field, "repository.") && strings.HasSuffix(wrong.Field, "_at")
-}
-
-// pushedAt returns repository.pushed_at, a Unix time or a text; zero if it is
-// neither.
-func pushedAt(body []byte) time.Time {
+// githubPushedAt returns repository.pushed_at, a Unix time in push events and a
+// text in all others; zero if it is neither.
+func githubPushedAt(body []byte) time.Time {
 	var p struct {
 		Repository struct {
 			PushedAt json.RawMessage `json:"pushed_at"`

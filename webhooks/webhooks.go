@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"mime"
 	"net/http"
+	"net/url"
 	"os"
 	"slices"
 	"strconv"
@@ -25,6 +26,9 @@ import (
 const (
 	prefix = "/webhooks/"
 
+	jsonType = "application/json"
+	formType = "application/x-www-form-urlencoded"
+
 	defaultMaxBody = 25 << 20 // GitHub's own cap on a payload
 	// Forges wait about 10 s for the answer (GitHub exactly that). Reading and
 	// storing have a deadline each, and storing gets what keeps within it.
@@ -36,8 +40,8 @@ const (
 // Deployer stores deploys durably.
 type Deployer interface {
 	// Deploy stores a deploy job for every app that follows the pushed branch.
-	// It returns only when they are durable; on an error nothing was stored, or
-	// what was is found again as a duplicate. It honours ctx.
+	// It returns only when they are durable. On an error the result has the jobs
+	// that were stored nevertheless; they are duplicates then. It honours ctx.
 	Deploy(ctx context.Context, push ops.Push) (ops.Accepted, error)
 }
 
@@ -50,34 +54,69 @@ type Options struct {
 	Log     *slog.Logger
 	MaxBody int64 // most bytes of a delivery; 0 means 25 MiB
 
-	readTimeout time.Duration // for tests; 0 means the constant
+	readTimeout time.Duration    // for tests; 0 means the constant
+	now         func() time.Time // for tests; nil means time.Now
+}
+
+// delivery is one request of a forge, as it came.
+type delivery struct {
+	header    http.Header
+	mediaType string
+	body      []byte
+	at        time.Time // when it came, by our clock
+}
+
+// payload returns the JSON of a delivery: its body, or the field of that name
+// when it is a form.
+func (d delivery) payload() ([]byte, error) {
+	if d.mediaType != formType {
+		return d.body, nil
+	}
+	form, err := url.ParseQuery(string(d.body))
+	if err != nil {
+		return nil, errors.New("the form cannot be read")
+	}
+	if len(form["payload"]) != 1 {
+		return nil, errors.New("the form has no payload field, or several")
+	}
+	return []byte(form.Get("payload")), nil
 }
 
 // forge understands the deliveries of one kind of forge.
 //
-// What pushes returns, and how it is answered:
+// What verify and pushes return, and how it is answered:
 //
-//	pushes, nil       the branches that were pushed: 202, or 200 if no app follows
-//	nil, ignored      a good delivery with nothing to do: 200 with the reason
-//	nil, other error  not readable: 400 with the error's text, which must not
-//	                  cite more than names
+//	verify  nil              one of the secrets vouches for the delivery
+//	        ignored          never signed, and asks for nothing: 200 with the reason
+//	        other error      401 with the error's text
+//	pushes  pushes, nil      the branches that were pushed: 202, or 200 with the
+//	                         reason if none of them leads to a deploy
+//	        nil, ignored     a good delivery with nothing to do: 200 with the reason
+//	        nil, other error not readable: 400 with the error's text, which must
+//	                         not cite more than names
 type forge interface {
 	// mediaTypes are the content types that the forge sends.
 	mediaTypes() []string
-	// delivery returns the delivery's id and event for the log. They are not
+	// about returns the delivery's id and event for the log. They are not
 	// signed: nothing may depend on them.
-	delivery(h http.Header) (id, event string)
-	// verify says whether one of the secrets signed the body, in a time that
-	// does not depend on how nearly.
-	verify(h http.Header, body []byte, secrets []secret.Text) bool
+	about(h http.Header) (id, event string)
+	// verify looks for one of the secrets, none of which is empty, in a time that
+	// does not depend on how nearly one fits.
+	verify(d delivery, secrets []secret.Text) error
 	// pushes decodes a verified delivery. No bytes may make it panic.
-	pushes(h http.Header, mediaType string, body []byte) ([]ops.Push, error)
+	pushes(d delivery) ([]ops.Push, error)
 }
 
 // forges by provider, as in the route.
 func forges() map[string]forge {
 	return map[string]forge{
-		"github": github{},
+		"github":           github{},
+		"gitlab":           gitlab{},
+		"bitbucket":        bitbucket{},
+		"bitbucket-server": bitbucketServer{},
+		"gitea":            gitea{},
+		"gogs":             gogs{},
+		"azure":            azure{},
 	}
 }
 
@@ -94,6 +133,9 @@ func New(o Options) http.Handler {
 	}
 	if h.readTimeout <= 0 {
 		h.readTimeout = readTimeout
+	}
+	if h.now == nil {
+		h.now = time.Now
 	}
 	if h.Log == nil {
 		h.Log = slog.New(slog.DiscardHandler)
@@ -183,7 +225,7 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, line *[]slog.Att
 	if !ok {
 		return refuse(http.StatusNotFound, "no such webhook")
 	}
-	id, event := d.delivery(r.Header)
+	id, event := d.about(r.Header)
 	*line = append(*line, slog.String("provider", provider), slog.String("delivery", clip(id)), slog.String("event", clip(event)))
 
 	mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
@@ -208,25 +250,31 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, line *[]slog.Att
 	_ = deadline.SetReadDeadline(time.Time{})
 	w.Header().Del("Connection")
 
-	if !d.verify(r.Header, body, d.secrets) {
-		return refuse(http.StatusUnauthorized, "bad or missing signature")
-	}
-	pushes, err := d.pushes(r.Header, mediaType, body)
+	sent := delivery{header: r.Header, mediaType: mediaType, body: body, at: h.now()}
 	var nothing ignored
+	err = d.verify(sent, d.secrets)
+	if err != nil && !errors.As(err, &nothing) {
+		return refuse(http.StatusUnauthorized, err.Error())
+	}
+	var pushes []ops.Push
+	if err == nil {
+		pushes, err = d.pushes(sent)
+	}
 	switch {
 	case errors.As(err, &nothing):
 		return http.StatusOK, answer{Status: ignore, Reason: string(nothing)}, nil
 	case err != nil:
 		return refuse(http.StatusBadRequest, err.Error())
 	}
-	if len(pushes) == 0 {
-		return http.StatusOK, answer{Status: ignore, Reason: "no branch was pushed"}, nil
-	}
 	*line = append(*line, slog.String("repo", pushes[0].Name), slog.String("branch", pushes[0].Branch), slog.String("commit", pushes[0].After))
 	result, err := h.deploy(r.Context(), pushes)
 	if err != nil {
 		w.Header().Set("Retry-After", strconv.Itoa(int(retryAfter.Seconds())))
-		return http.StatusServiceUnavailable, answer{Status: unavailable, Reason: "the deploy could not be stored and nothing was accepted, send it again"}, err
+		reason := "the deploy could not be stored and nothing was accepted, send it again"
+		if len(result.Jobs) > 0 {
+			reason = "not every deploy could be stored, send it again: those that were are known then"
+		}
+		return http.StatusServiceUnavailable, answer{Status: unavailable, Reason: reason}, err
 	}
 	a = answer{Reason: result.Reason, Jobs: result.Jobs}
 	switch {
@@ -250,10 +298,10 @@ func (h *handler) deploy(ctx context.Context, pushes []ops.Push) (ops.Accepted, 
 	var reasons []string
 	for _, push := range pushes {
 		result, err := h.Deploys.Deploy(ctx, push)
-		if err != nil {
-			return ops.Accepted{}, err
-		}
 		sum.Jobs = append(sum.Jobs, result.Jobs...)
+		if err != nil {
+			return sum, err
+		}
 		sum.Duplicate = sum.Duplicate && result.Duplicate
 		if result.Reason != "" && !slices.Contains(reasons, result.Reason) {
 			reasons = append(reasons, result.Reason)
@@ -264,13 +312,4 @@ func (h *handler) deploy(ctx context.Context, pushes []ops.Push) (ops.Accepted, 
 		sum.Reason = "this push was seen before"
 	}
 	return sum, nil
-}
-
-// clip shortens what a sender says for the log and for reasons.
-func clip(s string) string {
-	const most = 64
-	if len(s) > most {
-		return strings.ToValidUTF8(s[:most], "") + "…"
-	}
-	return s
 }

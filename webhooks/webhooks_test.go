@@ -17,7 +17,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -42,8 +41,13 @@ var pizza = deployer(func(context.Context, ops.Push) (ops.Accepted, error) {
 	return ops.Accepted{Jobs: []ops.Job{{App: "pizza", ID: "j1"}}}, nil
 })
 
+// saysSkip is a Deployer as it is for a push that asks for no deploy.
+var saysSkip = deployer(func(_ context.Context, p ops.Push) (ops.Accepted, error) {
+	return ops.Accepted{Reason: p.Skip}, nil
+})
+
 func newHandler(d Deployer) http.Handler {
-	return New(Options{Secrets: map[string][]secret.Text{"github": {key, oldKey}, "gitlab": {""}}, Deploys: d, MaxBody: 100_000})
+	return New(Options{Secrets: map[string][]secret.Text{"github": {key, oldKey}, "gogs": {""}}, Deploys: d, MaxBody: 100_000})
 }
 
 func fixture(t testing.TB, name string) []byte {
@@ -61,8 +65,8 @@ func sign(key string, body []byte) string {
 	return "sha256=" + hex.EncodeToString(mac.Sum(nil))
 }
 
-// github's delivery of a push, signed.
-func delivery(body []byte) *http.Request {
+// fromGitHub is GitHub's delivery of a push, signed.
+func fromGitHub(body []byte) *http.Request {
 	r := httptest.NewRequest(http.MethodPost, "/webhooks/github", bytes.NewReader(body))
 	r.Header.Set("Content-Type", "application/json")
 	r.Header.Set("X-GitHub-Event", "push")
@@ -137,9 +141,9 @@ func TestAnswers(t *testing.T) {
 		{"other ref", change(ref, `"ref": "refs/notes/x"`), nil, 200, "ignored", "is not a branch"},
 		{"deleted", change(`"deleted": false`, `"deleted": true`), nil, 200, "ignored", `the branch "master" was deleted`},
 		{"zeros", change(after, `"after": "0000000000000000000000000000000000000000"`), nil, 200, "ignored", "was deleted"},
-		{"skip ci", change("test a push event", "wip [skip ci]"), nil, 200, "ignored", "the last commit says [skip ci]"},
-		{"ci skip", change("test a push event", "[CI SKIP] wip"), nil, 200, "ignored", "[ci skip]"},
-		{"skip deploy", change("test a push event", "wip\\n\\n[skip deploy]"), nil, 200, "ignored", "[skip deploy]"},
+		{"skip ci", change("test a push event", "wip [skip ci]"), saysSkip, 200, "ignored", "the last commit says [skip ci]"},
+		{"ci skip", change("test a push event", "[CI SKIP] wip"), saysSkip, 200, "ignored", "[ci skip]"},
+		{"skip deploy", change("test a push event", "wip\\n\\n[skip deploy]"), saysSkip, 200, "ignored", "[skip deploy]"},
 		{"no app follows", func(*http.Request) {}, func(context.Context, ops.Push) (ops.Accepted, error) {
 			return ops.Accepted{Reason: "no app follows main"}, nil
 		}, 200, "ignored", "no app follows main"},
@@ -173,8 +177,8 @@ func TestAnswers(t *testing.T) {
 		{"not JSON", signed("{"), nil, 400, "refused", "not the JSON of a push"},
 		{"empty", signed(""), nil, 400, "refused", "not the JSON"},
 		{"null", signed("null"), nil, 400, "refused", "names no ref"},
-		{"wrong type", change(ref, `"ref": 5`), nil, 400, "refused", "not the JSON"},
-		{"no after", change(after, `"x": 1`), nil, 400, "refused", "after is not a commit hash"},
+		{"wrong type", change(ref, `"ref": 5`), nil, 400, "refused", "names no ref"},
+		{"no after", change(after, `"x": 1`), nil, 400, "refused", "after is not a full commit hash"},
 		{"short after", change(after, `"after": "fd48986"`), nil, 400, "refused", "after is not"},
 		{"wrong before", change(`"before": "737d38c599c1b2991664dfc6155d6bf516fcce36"`, `"before": "--upload-pack=x"`), nil, 400, "refused", "before is not"},
 		{"no repository", signed(`{"ref":"refs/heads/main","after":"fd489864e7642b48eaad6e3f155c10e46810ec72"}`), nil, 400, "refused", "no URL"},
@@ -190,7 +194,8 @@ func TestAnswers(t *testing.T) {
 		}, nil, 400, "refused", "did not arrive whole"},
 
 		{"unknown provider", func(r *http.Request) { r.URL.Path = "/webhooks/sourceforge" }, nil, 404, "refused", "no such webhook"},
-		{"provider without secret", func(r *http.Request) { r.URL.Path = "/webhooks/gitlab" }, nil, 404, "refused", "no such webhook"},
+		{"provider with an empty secret", func(r *http.Request) { r.URL.Path = "/webhooks/gogs" }, nil, 404, "refused", "no such webhook"},
+		{"provider without secret", func(r *http.Request) { r.URL.Path = "/webhooks/gitea" }, nil, 404, "refused", "no such webhook"},
 		{"no provider", func(r *http.Request) { r.URL.Path = "/webhooks/" }, nil, 404, "refused", "no such webhook"},
 		{"below the provider", func(r *http.Request) { r.URL.Path = "/webhooks/github/x" }, nil, 404, "refused", "no such webhook"},
 		{"GET", func(r *http.Request) { r.Method = http.MethodGet }, nil, 405, "refused", "POST"},
@@ -202,8 +207,11 @@ func TestAnswers(t *testing.T) {
 		{"text", header("Content-Type", "text/plain"), nil, 415, "refused", "application/json or application/x-www-form-urlencoded"},
 		{"no content type", func(r *http.Request) { r.Header.Del("Content-Type") }, nil, 415, "refused", "content type"},
 		{"not stored", func(*http.Request) {}, func(context.Context, ops.Push) (ops.Accepted, error) {
-			return ops.Accepted{Jobs: []ops.Job{{App: "pizza", ID: "j1"}}}, errors.New("redis is away")
+			return ops.Accepted{}, errors.New("redis is away")
 		}, 503, "unavailable", "nothing was accepted"},
+		{"stored for one of two", func(*http.Request) {}, func(context.Context, ops.Push) (ops.Accepted, error) {
+			return ops.Accepted{Jobs: []ops.Job{{App: "pizza", ID: "j1"}}}, errors.New("redis is away")
+		}, 503, "unavailable", "not every deploy could be stored"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			deployed := false
@@ -214,7 +222,7 @@ func TestAnswers(t *testing.T) {
 				}
 				return pizza(ctx, p)
 			}))
-			r := delivery(push)
+			r := fromGitHub(push)
 			test.edit(r)
 			res, a := serve(t, h, r)
 			if res.StatusCode != test.code || a.Status != test.status || !strings.Contains(a.Reason, test.reason) {
@@ -243,42 +251,23 @@ type errReader struct{}
 
 func (errReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 
-func TestGitHubPush(t *testing.T) {
-	var got ops.Push
+// Storing has a deadline of its own.
+func TestDeployHasADeadline(t *testing.T) {
 	h := newHandler(deployer(func(ctx context.Context, p ops.Push) (ops.Accepted, error) {
-		got = p
 		if _, ok := ctx.Deadline(); !ok {
 			t.Error("Deploy has no deadline")
 		}
 		return pizza(ctx, p)
 	}))
-	serve(t, h, delivery(fixture(t, "github-push.json")))
-	want := ops.Push{
-		Provider: "github",
-		Repo:     "https://github.com/binkkatal/sample_app.git",
-		RepoURLs: []string{"https://github.com/binkkatal/sample_app.git", "git@github.com:binkkatal/sample_app.git", "git://github.com/binkkatal/sample_app.git", "https://github.com/binkkatal/sample_app"},
-		Name:     "binkkatal/sample_app",
-		Branch:   "master", Default: "master",
-		Before: "737d38c599c1b2991664dfc6155d6bf516fcce36", After: "fd489864e7642b48eaad6e3f155c10e46810ec72",
-		PushedAt: time.Date(2018, 6, 29, 14, 4, 35, 0, time.UTC),
-		Pusher:   "binkkatal",
-		Compare:  "https://github.com/binkkatal/sample_app/compare/737d38c599c1...fd489864e764",
-		Commits: []ops.Commit{{
-			ID: "fd489864e7642b48eaad6e3f155c10e46810ec72", Message: "test a push event", Author: "binkkatal",
-			URL: "https://github.com/binkkatal/sample_app/commit/fd489864e7642b48eaad6e3f155c10e46810ec72",
-		}},
-	}
-	if !reflect.DeepEqual(got, want) {
-		t.Errorf("got\n%+v\nwant\n%+v", got, want)
-	}
+	serve(t, h, fromGitHub(fixture(t, "github-push.json")))
 }
 
-func TestPushedAt(t *testing.T) {
+func TestGitHubPushedAt(t *testing.T) {
 	for value, want := range map[string]string{
 		"1530281075": "2018-06-29T14:04:35Z", `"2018-06-29T16:04:35+02:00"`: "2018-06-29T14:04:35Z",
 		"null": "", "0": "", "-5": "", `"soon"`: "", "{}": "",
 	} {
-		got := pushedAt([]byte(`{"repository":{"pushed_at":` + value + `}}`))
+		got := githubPushedAt([]byte(`{"repository":{"pushed_at":` + value + `}}`))
 		if want == "" && !got.IsZero() || want != "" && got.Format(time.RFC3339) != want {
 			t.Errorf("pushed_at %s is %v, want %q", value, got, want)
 		}
@@ -292,7 +281,7 @@ func TestHangingUpDoesNotCancel(t *testing.T) {
 		cancel()
 		return ops.Accepted{Jobs: []ops.Job{{App: "pizza", ID: "j1"}}}, ctx.Err()
 	}))
-	res, _ := serve(t, h, delivery(fixture(t, "github-push.json")).WithContext(ctx))
+	res, _ := serve(t, h, fromGitHub(fixture(t, "github-push.json")).WithContext(ctx))
 	if res.StatusCode != http.StatusAccepted {
 		t.Errorf("status %d", res.StatusCode)
 	}
@@ -300,12 +289,12 @@ func TestHangingUpDoesNotCancel(t *testing.T) {
 
 func TestLogNeverHoldsSecretOrSignature(t *testing.T) {
 	push := fixture(t, "github-push.json")
-	bad := delivery(push)
+	bad := fromGitHub(push)
 	bad.Header.Set("X-Hub-Signature-256", sign("other", push))
 	for name, test := range map[string]struct {
 		r   *http.Request
 		err error
-	}{"good": {delivery(push), nil}, "not stored": {delivery(push), errors.New("away")}, "bad signature": {bad, nil}} {
+	}{"good": {fromGitHub(push), nil}, "not stored": {fromGitHub(push), errors.New("away")}, "bad signature": {bad, nil}} {
 		var logged bytes.Buffer
 		h := New(Options{
 			Secrets: map[string][]secret.Text{"github": {key}},
@@ -373,7 +362,7 @@ func TestConnectionIsUsedAgain(t *testing.T) {
 	for i := range 2 {
 		var reused bool
 		trace := &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) { reused = info.Reused }}
-		r := delivery(push).WithContext(httptrace.WithClientTrace(t.Context(), trace))
+		r := fromGitHub(push).WithContext(httptrace.WithClientTrace(t.Context(), trace))
 		r.RequestURI = ""
 		r.URL.Scheme, r.URL.Host = "http", server.Listener.Addr().String()
 		res, err := server.Client().Do(r)
@@ -386,30 +375,4 @@ func TestConnectionIsUsedAgain(t *testing.T) {
 			t.Errorf("delivery %d: status %d, on a used connection: %v", i, res.StatusCode, reused)
 		}
 	}
-}
-
-func FuzzGitHub(f *testing.F) {
-	push := fixture(f, "github-push.json")
-	f.Add(push, "push", "application/json", "", true)
-	f.Add(fixture(f, "github-ping.json"), "ping", "application/json", "", true)
-	f.Add([]byte("payload="+url.QueryEscape(string(push))), "push", "application/x-www-form-urlencoded", "", true)
-	f.Add([]byte(`{"ref":"refs/heads/main","after":null,"commits":[{}],"head_commit":null}`), "push", "application/json", "", true)
-	f.Add([]byte("{}"), "push", "application/json", "sha256=00", false)
-	f.Add([]byte(nil), "", "", "", false)
-	h := newHandler(pizza)
-	f.Fuzz(func(t *testing.T, body []byte, event, contentType, signature string, signed bool) {
-		r := delivery(body)
-		r.Header.Set("X-GitHub-Event", event)
-		r.Header.Set("Content-Type", contentType)
-		if !signed {
-			r.Header.Set("X-Hub-Signature-256", signature)
-		}
-		res, a := serve(t, h, r)
-		if res.StatusCode >= 500 {
-			t.Errorf("status %d", res.StatusCode)
-		}
-		if !signed && signature != sign(key, body) && signature != sign(oldKey, body) && res.StatusCode < 400 {
-			t.Errorf("status %d %v without a good signature", res.StatusCode, a)
-		}
-	})
 }

@@ -226,6 +226,55 @@ func TestSchedule(t *testing.T) {
 	})
 }
 
+// TestUpdate has many change one thing at once.
+func TestUpdate(t *testing.T) {
+	both(t, func(t *testing.T, o *redis.UniversalOptions) {
+		s, ctx := open(t, o), t.Context()
+		add := func(n int) error {
+			return Update(ctx, s, "list", time.Minute, func(l *[]int) (bool, error) { *l = append(*l, n); return true, nil })
+		}
+		var all sync.WaitGroup
+		for i := range 30 {
+			all.Go(func() {
+				if err := add(i); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		var got []int
+		if err := s.Get(ctx, "list", &got); err != nil || len(got) != 30 {
+			t.Fatalf("%v, %v", got, err)
+		}
+		if ttl := s.rdb.TTL(ctx, prefix+"list").Val(); ttl <= 0 || ttl > time.Minute {
+			t.Errorf("it is kept for %s", ttl)
+		}
+
+		no := errors.New("no")
+		if err := Update(ctx, s, "list", time.Minute, func(l *[]int) (bool, error) { *l = nil; return false, nil }); err != nil {
+			t.Error(err)
+		}
+		if err := Update(ctx, s, "list", time.Minute, func(l *[]int) (bool, error) { *l = nil; return true, no }); !errors.Is(err, no) {
+			t.Errorf("err = %v", err)
+		}
+		if err := s.Get(ctx, "list", &got); err != nil || len(got) != 30 {
+			t.Errorf("changed though it was not to be: %v, %v", got, err)
+		}
+
+		// Somebody is always faster.
+		ctx, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
+		defer cancel()
+		n := 0
+		err := Update(ctx, s, "busy", time.Minute, func(*int) (bool, error) {
+			n++
+			return true, s.Put(context.WithoutCancel(ctx), "busy", n, time.Minute)
+		})
+		if !errors.Is(err, context.DeadlineExceeded) || n < 2 {
+			t.Errorf("after %d tries: %v", n, err)
+		}
+	})
+}
+
 // TestEveryKeyIsOurs looks at the keys that all of these methods make.
 func TestEveryKeyIsOurs(t *testing.T) {
 	both(t, func(t *testing.T, o *redis.UniversalOptions) {
@@ -233,11 +282,12 @@ func TestEveryKeyIsOurs(t *testing.T) {
 		_, err := s.Lock(ctx, "a", Claim{})
 		_, err2 := s.Raise(ctx, "b", 1, time.Minute)
 		_, err3 := s.Next(ctx, "c")
-		if err := errors.Join(err, err2, err3, s.Put(ctx, "d", 1, 0), s.Add(ctx, "e", "m"), s.Append(ctx, "f", 1, 10), s.Schedule(ctx, "g", "m", time.Now()), s.Ping(ctx)); err != nil {
+		if err := errors.Join(err, err2, err3, s.Put(ctx, "d", 1, 0), s.Add(ctx, "e", "m"), s.Append(ctx, "f", 1, 10), s.Schedule(ctx, "g", "m", time.Now()), s.Ping(ctx),
+			Update(ctx, s, "h", time.Minute, func(*int) (bool, error) { return true, nil })); err != nil {
 			t.Fatal(err)
 		}
 		keys, err := s.rdb.Keys(ctx, "*").Result()
-		if err != nil || len(keys) < 8 {
+		if err != nil || len(keys) < 9 {
 			t.Fatalf("%q, %v", keys, err)
 		}
 		for _, k := range keys {
