@@ -3,7 +3,10 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -294,5 +297,96 @@ func TestAppsSideBySideNewestFirst(t *testing.T) {
 		if r.Commit == second {
 			t.Error("the push that was replaced was deployed")
 		}
+	}
+}
+
+// TestManyPushesAtOnce pushes ten times to three apps as fast as Git goes. The
+// forge delivers side by side, in any order; whatever comes of those in between,
+// each app ends where its branch is, and none is deployed twice.
+func TestManyPushesAtOnce(t *testing.T) {
+	b := start(t)
+	apps := []string{"pizza", "pasta", "salad"}
+	var pushing sync.WaitGroup
+	heads := make([]string, len(apps))
+	for i, app := range apps {
+		repo := b.linked(app, 1)
+		pushing.Go(func() {
+			for n := range []int{4, 3, 3}[i] {
+				sha, err := repo.Push(b.ctx, b.dockerfile(fmt.Sprint(n)), fmt.Sprintf("%s, number %d", app, n))
+				if err != nil {
+					t.Error(err)
+				}
+				heads[i] = sha
+			}
+		})
+	}
+	pushing.Wait()
+	deliveries, err := b.forge.Wait(b.ctx, 10)
+	b.must(err)
+	for i, app := range apps {
+		b.sees(ada, app+" runs release")
+		b.eventually(app+" runs its newest push", 90*time.Second, func() bool {
+			all := b.releases(app)
+			return len(all) > 0 && all[0].Commit == heads[i]
+		})
+		seen := map[string]bool{}
+		for _, r := range b.releases(app) {
+			if seen[r.Commit] {
+				t.Errorf("%s was deployed to %s twice", r.Commit, app)
+			}
+			seen[r.Commit] = true
+		}
+	}
+	for _, d := range deliveries {
+		again, err := b.forge.Replay(b.ctx, d)
+		b.must(err)
+		if again.Status != 200 {
+			t.Errorf("delivered again: %d %s", again.Status, again.Response)
+		}
+	}
+}
+
+// TestForgesByTheirRoutes: each has a route of its own as soon as it has a secret,
+// and a push that comes by two of them is one.
+func TestForgesByTheirRoutes(t *testing.T) {
+	secrets := map[string]string{}
+	providers := []string{"gitlab", "bitbucket", "bitbucket-server", "gitea", "gogs", "azure"}
+	for _, p := range providers {
+		secrets["WAGGLE_WEBHOOKS_"+strings.ToUpper(strings.ReplaceAll(p, "-", "_"))+"_SECRET"] = webhookSecret + "\n" + "old-" + webhookSecret
+	}
+	post := func(b *bench, provider, body string, header map[string]string) (int, string) {
+		t.Helper()
+		req, err := http.NewRequestWithContext(b.ctx, http.MethodPost, b.waggle.URL+"/webhooks/"+provider, strings.NewReader(body))
+		b.must(err)
+		req.Header.Set("Content-Type", "application/json")
+		for k, v := range header {
+			req.Header.Set(k, v)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		b.must(err)
+		defer resp.Body.Close()
+		text, err := io.ReadAll(resp.Body)
+		b.must(err)
+		return resp.StatusCode, string(text)
+	}
+	b := start(t, secrets)
+	for _, p := range providers {
+		if code, text := post(b, p, "{}", nil); code != http.StatusUnauthorized {
+			t.Errorf("%s without a signature: %d %s", p, code, text)
+		}
+	}
+	repo := b.linked("pizza", 1)
+	sha := b.push(repo, b.dockerfile("1"), "Bake a pizza")
+	b.sees(ada, "pizza runs release 1 ("+sha[:7]+")")
+	push := fmt.Sprintf(`{"object_kind":"push","ref":"refs/heads/main","before":%q,"after":%q,"user_username":"ada","commits":[],"total_commits_count":1,"project":{"git_http_url":%q,"path_with_namespace":"acme/pizza","default_branch":"main"}}`,
+		strings.Repeat("0", 40), sha, repo.CloneURL())
+	for _, token := range []string{webhookSecret, "old-" + webhookSecret} {
+		code, text := post(b, "gitlab", push, map[string]string{"X-Gitlab-Event": "Push Hook", "X-Gitlab-Token": token})
+		if code != http.StatusOK || !strings.Contains(text, `"duplicate"`) {
+			t.Errorf("the same push by another hook: %d %s", code, text)
+		}
+	}
+	if r := b.releases("pizza"); len(r) != 1 {
+		t.Errorf("releases %+v", r)
 	}
 }
