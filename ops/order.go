@@ -36,11 +36,6 @@ func (l pushes) has(p pushed) bool {
 	return slices.ContainsFunc(l, func(q pushed) bool { return q.alike(p) })
 }
 
-// job says whether a deploy of that id is in the list.
-func (l pushes) job(id string) bool {
-	return slices.ContainsFunc(l, func(q pushed) bool { return q.Job == id })
-}
-
 func (p pushed) alike(q pushed) bool {
 	return p.Before == q.Before && p.After == q.After && p.PushedAt.Equal(q.PushedAt) && p.on(q.Branch)
 }

@@ -2,7 +2,6 @@ package ops
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -26,7 +25,7 @@ type Accepted struct {
 	Reason    string // why there are no jobs
 }
 
-// resolveTimeout bounds the look at the branch; forges wait 10 s for all.
+// resolveTimeout bounds the look at a branch.
 const resolveTimeout = 4 * time.Second
 
 // Deploy stores a deploy for every app that follows the pushed branch, unless
@@ -165,10 +164,7 @@ func (r *Runner) place(ctx context.Context, svc Service, push Push, unwanted str
 			if now.Seq, err = r.Store.Next(ctx, "seq"); err != nil {
 				return false, err
 			}
-			now.Job = push.id(svc.Name)
-			if known.job(now.Job) {
-				now.Job += fmt.Sprintf("-%d", now.Seq) // the branch was here before
-			}
+			now.Job = fmt.Sprintf("deploy-%s-%s-%d", svc.Name, short(push.After), now.Seq)
 		}
 		*all = known.with(now)
 		return true, nil
@@ -179,7 +175,11 @@ func (r *Runner) place(ctx context.Context, svc Service, push Push, unwanted str
 // lookAtBranch decides about a push by where its branch is now. When that cannot
 // be seen it is deployed: then a build will say why.
 func (r *Runner) lookAtBranch(ctx context.Context, svc Service, push Push) verdict {
-	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
+	limit := resolveTimeout
+	if end, ok := ctx.Deadline(); ok {
+		limit = min(limit, time.Until(end)/3) // the forge waits, and all has still to be stored
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	head, err := r.Env.Source.Resolve(ctx, svc.Labels[LabelRepo], push.Branch)
 	if err != nil {
@@ -190,17 +190,6 @@ func (r *Runner) lookAtBranch(ctx context.Context, svc Service, push Push) verdi
 		return older
 	}
 	return newer
-}
-
-// id is the same for the same push however often and by whichever hook it is
-// delivered. It is made only of what the forge signs, so a forged delivery id
-// makes no difference.
-func (p Push) id(app string) string {
-	h := sha256.New()
-	for _, part := range []string{app, p.Branch, p.Before, p.After, p.PushedAt.UTC().Format(time.RFC3339Nano)} {
-		fmt.Fprintf(h, "%d:%s", len(part), part)
-	}
-	return fmt.Sprintf("deploy-%s-%s-%x", app, short(p.After), h.Sum(nil)[:6])
 }
 
 // title says what was pushed: abc1234 “add olives”.
