@@ -65,10 +65,10 @@ func (s Service) released() pushes {
 type verdict string
 
 const (
-	newer  verdict = "newer"  // it is to be deployed
-	same   verdict = "same"   // the one that was accepted last, or an earlier one, again
-	older  verdict = "older"  // a newer one was accepted
-	unsure verdict = "unsure" // only the repository can tell
+	isNewer verdict = "newer"   // it is to be deployed
+	isSame  verdict = "same"    // the one that was accepted last, or an earlier one, again
+	isOlder verdict = "older"   // a newer one was accepted
+	unclear verdict = "unclear" // only the repository can tell
 )
 
 // judge says how a push stands to those that are known, and of which it is the
@@ -80,16 +80,16 @@ const (
 //  2. Before, after and the forge's time are those of an accepted push: it is the
 //     same. But where the forge tells no time, the branch may have gone there
 //     again (A→B, B→A, A→B); that is possible only if it begins where L ended,
-//     and then it is unsure.
+//     and then it is unclear.
 //  3. It ends where L ended: it is the same.
 //  4. The forge tells when it was pushed: older than the newest that is known is
 //     older, newer is newer.
 //  5. The commits tell. Every known push leads from before to after, those that
 //     led to no deploy too. When the known pushes lead from where L ended to where
 //     it begins, it is newer; when they lead from where it ends to where L ended,
-//     it is older; when both, or neither, it is unsure.
+//     it is older; when both, or neither, it is unclear.
 //
-// Who is unsure looks at where the branch is: there, it is newer, else older.
+// When it is unclear, where the branch is decides: there, it is newer, else older.
 // Only pushes to the same branch count: an app's branch can be changed.
 //
 // Of what is looked at here the forge signs everything, so a delivery that
@@ -107,7 +107,7 @@ func judge(known pushes, p pushed) (verdict, int) {
 		}
 	}
 	if last < 0 {
-		return newer, 0
+		return isNewer, 0
 	}
 	end := known[last].After
 	for i, k := range known {
@@ -115,29 +115,29 @@ func judge(known pushes, p pushed) (verdict, int) {
 			continue
 		}
 		if p.PushedAt.IsZero() && i != last && p.Before == end {
-			return unsure, 0
+			return unclear, 0
 		}
-		return same, i
+		return isSame, i
 	}
 	if p.After == end {
-		return same, last
+		return isSame, last
 	}
 	if !p.PushedAt.IsZero() && !newest.IsZero() {
 		switch p.PushedAt.Compare(newest) {
 		case -1:
-			return older, 0
+			return isOlder, 0
 		case 1:
-			return newer, 0
+			return isNewer, 0
 		}
 	}
 	follows, precedes := known.lead(p.Branch, end, p.Before), known.lead(p.Branch, p.After, end)
 	switch {
 	case follows && !precedes:
-		return newer, 0
+		return isNewer, 0
 	case precedes && !follows:
-		return older, 0
+		return isOlder, 0
 	}
-	return unsure, 0
+	return unclear, 0
 }
 
 // lead says whether pushes of the branch lead from one commit to another.

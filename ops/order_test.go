@@ -52,40 +52,40 @@ func TestJudge(t *testing.T) {
 		push  string
 		want  verdict
 	}{
-		{"the first", "", "0>A", newer},
-		{"the next", "0>A A>B", "B>C", newer},
-		{"twice", "0>A A>B", "A>B", same},
-		{"an earlier one again, days later", "0>A A>B B>C C>D", "A>B", same},
-		{"from another hook, with another time", "A>B@5", "A>B@6", same},
-		{"to where the last one ended", "A>B", "C>B", same},
-		{"out of order", "B>C", "A>B", older},
-		{"far out of order", "B>C C>D", "A>B", older},
-		{"out of order over one that was too old", "C>D B>C!", "A>B", older},
-		{"out of order over one that asked for nothing", "C>D B>C!", "A>B", older},
-		{"after one that asked for no deploy", "A>B B>C!", "C>D", newer},
-		{"before one that asked for no deploy", "0>A B>C!", "A>B", newer},
-		{"all asked for no deploy", "A>B!", "0>A", newer},
-		{"after one that never came", "A>B", "C>D", unsure},
-		{"before one that never came", "C>D", "A>B", unsure},
-		{"long ago", "W>X X>Y", "A>B", unsure},
-		{"the branch made anew", "0>A A>B", "0>C", unsure},
-		{"forced back, without a time", "0>A A>B B>C", "C>A", unsure},
-		{"forced back and forth, without a time", "0>A A>B B>A", "A>B", unsure},
-		{"the same, and nothing begins where the last one ended", "0>A A>B B>A A>C", "A>B", same},
+		{"the first", "", "0>A", isNewer},
+		{"the next", "0>A A>B", "B>C", isNewer},
+		{"twice", "0>A A>B", "A>B", isSame},
+		{"an earlier one again, days later", "0>A A>B B>C C>D", "A>B", isSame},
+		{"from another hook, with another time", "A>B@5", "A>B@6", isSame},
+		{"to where the last one ended", "A>B", "C>B", isSame},
+		{"out of order", "B>C", "A>B", isOlder},
+		{"far out of order", "B>C C>D", "A>B", isOlder},
+		{"out of order over one that was too old", "C>D B>C!", "A>B", isOlder},
+		{"out of order over one that asked for nothing", "C>D B>C!", "A>B", isOlder},
+		{"after one that asked for no deploy", "A>B B>C!", "C>D", isNewer},
+		{"before one that asked for no deploy", "0>A B>C!", "A>B", isNewer},
+		{"all asked for no deploy", "A>B!", "0>A", isNewer},
+		{"after one that never came", "A>B", "C>D", unclear},
+		{"before one that never came", "C>D", "A>B", unclear},
+		{"long ago", "W>X X>Y", "A>B", unclear},
+		{"the branch made anew", "0>A A>B", "0>C", unclear},
+		{"forced back, without a time", "0>A A>B B>C", "C>A", unclear},
+		{"forced back and forth, without a time", "0>A A>B B>A", "A>B", unclear},
+		{"the same, and nothing begins where the last one ended", "0>A A>B B>A A>C", "A>B", isSame},
 
-		{"newer by time", "A>B@5", "X>Y@6", newer},
-		{"older by time", "A>B@5", "X>Y@4", older},
-		{"older by time though it begins where the last one ended", "B>A@4 A>B@5", "B>C@3", older},
-		{"forced back", "0>A@1 A>B@2 B>C@3", "C>A@4", newer},
-		{"forced back and forth", "0>A@1 A>B@2 B>A@3", "A>B@4", newer},
-		{"an earlier one again after that", "0>A@1 A>B@2 B>A@3", "A>B@2", same},
-		{"not the last that came but the newest counts", "A>B@5 X>Y@4!", "Y>Z@5", unsure},
-		{"in the same second, the next", "A>B@5", "B>C@5", newer},
-		{"in the same second, out of order", "B>C@5", "A>B@5", older},
-		{"in the same second, with one between", "A>B@5", "C>D@5", unsure},
+		{"newer by time", "A>B@5", "X>Y@6", isNewer},
+		{"older by time", "A>B@5", "X>Y@4", isOlder},
+		{"older by time though it begins where the last one ended", "B>A@4 A>B@5", "B>C@3", isOlder},
+		{"forced back", "0>A@1 A>B@2 B>C@3", "C>A@4", isNewer},
+		{"forced back and forth", "0>A@1 A>B@2 B>A@3", "A>B@4", isNewer},
+		{"an earlier one again after that", "0>A@1 A>B@2 B>A@3", "A>B@2", isSame},
+		{"not the last that came but the newest counts", "A>B@5 X>Y@4!", "Y>Z@5", unclear},
+		{"in the same second, the next", "A>B@5", "B>C@5", isNewer},
+		{"in the same second, out of order", "B>C@5", "A>B@5", isOlder},
+		{"in the same second, with one between", "A>B@5", "C>D@5", unclear},
 
-		{"another branch does not count", "A>B#next B>C#next", "0>A", newer},
-		{"only that branch counts", "0>A A>B#next B>C#next", "A>D", newer},
+		{"another branch does not count", "A>B#next B>C#next", "0>A", isNewer},
+		{"only that branch counts", "0>A A>B#next B>C#next", "A>D", isNewer},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var known pushes
@@ -96,7 +96,7 @@ func TestJudge(t *testing.T) {
 			if got != tc.want {
 				t.Errorf("got %s, want %s", got, tc.want)
 			}
-			if got == same && known[which].After != step(t, tc.push).After {
+			if got == isSame && known[which].After != step(t, tc.push).After {
 				t.Errorf("the same as %+v", known[which])
 			}
 		})
@@ -107,7 +107,7 @@ func TestJudge(t *testing.T) {
 func TestJudgeReleases(t *testing.T) {
 	commit := func(c string) string { return strings.Repeat(c, 40) }
 	svc := Service{Name: "pizza", Labels: map[string]string{LabelReleases: `[{"number":3,"commit":"` + commit("c") + `"},{"number":2,"commit":""},{"number":1,"commit":"` + commit("a") + `"}]`}}
-	for push, want := range map[string]verdict{"C>D": newer, "B>C": same, "B>C@9": same, "0>A": older, "0>A@1": older, "X>Y": unsure, "C>A": unsure} {
+	for push, want := range map[string]verdict{"C>D": isNewer, "B>C": isSame, "B>C@9": isSame, "0>A": isOlder, "0>A@1": isOlder, "X>Y": unclear, "C>A": unclear} {
 		if got, _ := judge(svc.released(), step(t, push)); got != want {
 			t.Errorf("%s is %s, want %s", push, got, want)
 		}

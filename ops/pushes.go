@@ -89,11 +89,11 @@ func (r *Runner) accept(ctx context.Context, svc Service, push Push) (Accepted, 
 		return Accepted{}, err
 	case unwanted != "":
 		return Accepted{Reason: unwanted}, nil
-	case was == older:
+	case was == isOlder:
 		return Accepted{Reason: fmt.Sprintf("%s has had a newer push than this one already; `/deploy %s %s` deploys it all the same", svc.Name, svc.Name, short(push.After))}, nil
-	case was == same && now.At.IsZero():
+	case was == isSame && now.At.IsZero():
 		return Accepted{Duplicate: true, Reason: fmt.Sprintf("%s runs %s already, or did", svc.Name, short(push.After))}, nil
-	case was == same && r.Env.Now().Sub(now.At) > queue.Retention-time.Hour:
+	case was == isSame && r.Env.Now().Sub(now.At) > queue.Retention-time.Hour:
 		// The queue does not know its id any more, or will not in a moment.
 		return Accepted{Duplicate: true, Reason: "this push was accepted before, on " + now.At.Format("2 January 2006")}, nil
 	}
@@ -137,14 +137,14 @@ func (r *Runner) place(ctx context.Context, svc Service, push Push, unwanted str
 			return true, nil
 		}
 		var which int
-		if was, which = judge(known, now); was == unsure {
+		if was, which = judge(known, now); was == unclear {
 			if looked == "" {
 				looked = r.lookAtBranch(ctx, svc, push)
 			}
 			was = looked
 		}
 		switch was {
-		case same:
+		case isSame:
 			again := now
 			now = known[which]
 			if now.alike(again) || now.At.IsZero() {
@@ -154,11 +154,11 @@ func (r *Runner) place(ctx context.Context, svc Service, push Push, unwanted str
 			again.Job, again.Seq, again.At = now.Job, now.Seq, now.At
 			*all = known.with(again)
 			return true, nil
-		case older:
+		case isOlder:
 			if known.has(now) {
 				return false, nil
 			}
-		case newer:
+		case isNewer:
 			var err error
 			// After the list was read: so it is higher than every one in it.
 			if now.Seq, err = r.Store.Next(ctx, "seq"); err != nil {
@@ -184,12 +184,12 @@ func (r *Runner) lookAtBranch(ctx context.Context, svc Service, push Push) verdi
 	head, err := r.Env.Source.Resolve(ctx, svc.Labels[LabelRepo], push.Branch)
 	if err != nil {
 		r.Log.Warn("a push is taken for the newest, since its branch cannot be looked at", "app", svc.Name, "branch", push.Branch, "commit", push.After, "err", err)
-		return newer
+		return isNewer
 	}
 	if head != push.After {
-		return older
+		return isOlder
 	}
-	return newer
+	return isNewer
 }
 
 // title says what was pushed: abc1234 “add olives”.
