@@ -2,6 +2,7 @@ package swarm
 
 import (
 	"net/http"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -79,8 +80,9 @@ func TestNodes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := ops.Node{ID: "o2m76t4vxov1oo5tf2vgoq1ko", Hostname: "node1", Addr: "10.99.7.1", Role: "manager", Leader: true, Availability: "active", State: "ready"}
-	if len(nodes) != 1 || nodes[0] != want {
-		t.Errorf("nodes = %+v", nodes)
+	want := ops.Node{ID: "o2m76t4vxov1oo5tf2vgoq1ko", Hostname: "node1", Addr: "10.99.7.1", Role: "manager", Leader: true, Availability: "active", State: "ready",
+		Version: 30, Labels: map[string]string{}, Manager: true, Reachable: true, ManagerAt: "10.99.7.1:2377", EngineVersion: "20.10.24+dfsg1", OS: "linux", Arch: "x86_64", CPUs: 2000000000, Memory: 25276026880}
+	if len(nodes) != 1 || !reflect.DeepEqual(nodes[0], want) {
+		t.Errorf("nodes = %+v, want %+v", nodes, want)
 	}
 }
