@@ -170,7 +170,7 @@ func TestRealEngineAndNodes(t *testing.T) {
 		}
 	}
 	if c, err := r.Cluster(t.Context()); err != nil || c.Self != nodes[0].ID || c.WorkerToken.Empty() || c.ManagerToken.Empty() {
-		t.Errorf("c = %+v, %v", self, err)
+		t.Errorf("c = %+v, %v", c, err)
 	}
 	worker, err := Dial(Options{Host: r.lab.Nodes[2].Host()})
 	if err != nil {
