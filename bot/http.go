@@ -186,6 +186,8 @@ func (b *Bot) submit(ctx context.Context, asked ops.Request, op ops.Operation) s
 	switch {
 	case errors.Is(err, queue.ErrDuplicate):
 		return "This very request was taken before."
+	case errors.As(err, new(*ops.Error)):
+		return sentence(err)
 	case err != nil:
 		b.opts.Log.Error("could not store a request", "title", asked.Title, "user", asked.Actor.ID, "err", err)
 		return "⛔ *Redis does not answer, so nothing was changed.*\nTry again in a minute; Waggle's `/readyz` says when it is back."

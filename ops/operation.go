@@ -44,6 +44,13 @@ type Locker interface {
 	Lock() string
 }
 
+// Sealer is an operation with secrets in it. They are sealed before anything of it
+// is kept; fields that hold them open are not part of its JSON.
+type Sealer interface {
+	Operation
+	Seal(key secret.Key) error
+}
+
 // Preparer is an operation with slow work that changes nothing in the swarm, to
 // be done before anything is locked: cloning, building, pushing. One at a time
 // for a target; a newer one replaces those that wait.

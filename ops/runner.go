@@ -111,6 +111,11 @@ func (r *Runner) queueOf(op Operation) *queue.Queue {
 // Submit makes the request durable; the work begins by itself. It returns
 // queue.ErrDuplicate when a request of that ID was made before.
 func (r *Runner) Submit(ctx context.Context, req Request, op Operation) error {
+	if s, ok := op.(Sealer); ok {
+		if err := s.Seal(r.Env.SecretKey); err != nil {
+			return err
+		}
+	}
 	b, err := json.Marshal(op)
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", op.Kind(), err)
