@@ -117,8 +117,8 @@ type Apps interface {
 	NetworkID(ctx context.Context, name string) (string, error)
 	// RemoveVolume removes a volume of this manager's engine.
 	RemoveVolume(ctx context.Context, name string) error
-	// CreateSecret keeps a swarm secret and returns its id. A name that is taken is
-	// OutOfDate.
+	// CreateSecret keeps a swarm secret and returns its id, that of the one of this
+	// name if there is one.
 	CreateSecret(ctx context.Context, name string, value secret.Text, labels map[string]string) (id string, err error)
 	// RemoveSecret removes a swarm secret that no service uses.
 	RemoveSecret(ctx context.Context, id string) error

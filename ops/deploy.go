@@ -75,10 +75,24 @@ func (d *Deploy) Plan(ctx context.Context, run *Run) (Plan, error) {
 			return Plan{}, err
 		}
 	}
-	return Plan{Diffs: []Diff{
+	plan := Plan{Diffs: []Diff{
 		{What: "image", From: withoutDigest(from), To: image},
 		{What: "release", From: strconv.Itoa(last), To: strconv.Itoa(d.release)},
-	}, Warnings: warnings}, nil
+	}, Warnings: warnings}
+	if n := svc.firstReplicas(last); n > 0 {
+		plan.Diffs = append(plan.Diffs, Diff{What: "replicas", From: "0", To: strconv.Itoa(n)})
+	}
+	return plan, nil
+}
+
+// firstReplicas is how many replicas the first deploy of an app starts, 0 when that
+// is not for a deploy to say.
+func (s Service) firstReplicas(released int) int {
+	n, err := strconv.Atoi(s.Labels[LabelReplicas])
+	if err != nil || released > 0 || s.Mode != Replicated || s.Replicas != 0 {
+		return 0
+	}
+	return n
 }
 
 // logIn finds out where the image goes, and the logins for that and for base
@@ -262,9 +276,11 @@ func (d *Deploy) Apply(ctx context.Context, run *Run) error {
 	if err != nil {
 		return err
 	}
-	_, err = run.Swarm.UpdateService(ctx, d.svc, Change{
-		Image: d.Image, Labels: map[string]string{LabelReleases: label}, Rollback: true, Auth: auth,
-	})
+	change := Change{Image: d.Image, Labels: map[string]string{LabelReleases: label}, Rollback: true, Auth: auth}
+	if n := d.svc.firstReplicas(d.release - 1); n > 0 {
+		change.Replicas, change.Unset = &n, []string{LabelReplicas}
+	}
+	_, err = run.Swarm.UpdateService(ctx, d.svc, change)
 	return err
 }
 

@@ -53,9 +53,6 @@ func (f *fakeSwarm) RemoveVolume(_ context.Context, name string) error {
 func (f *fakeSwarm) CreateSecret(_ context.Context, name string, value secret.Text, _ map[string]string) (string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if _, taken := f.secrets[name]; taken {
-		return "", ops.Errorf(ops.OutOfDate, "There is a secret %s already", name)
-	}
 	if f.secrets == nil {
 		f.secrets = map[string]string{}
 	}

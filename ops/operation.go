@@ -86,6 +86,7 @@ type Env struct {
 	SSH     Address
 	// AdvertiseAddr is the address that new nodes dial, "" for this manager's own.
 	AdvertiseAddr string
+	Network       string // the overlay network that new apps join
 	Now           func() time.Time
 }
 

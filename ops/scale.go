@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/distribution/reference"
+
 	"waggle/internal/nearest"
 )
 
@@ -76,6 +78,9 @@ func (s *Scale) Plan(ctx context.Context, run *Run) (Plan, error) {
 		Diffs: []Diff{{What: "replicas", From: fmt.Sprint(from), To: fmt.Sprint(s.to)}},
 		Undo:  fmt.Sprintf("/scale %s %d", s.App, from),
 	}
+	if err := s.capacity(ctx, run, &plan); err != nil {
+		return Plan{}, err
+	}
 	var warning string
 	if s.auth, warning, err = run.authFor(ctx, svc.Image); err != nil {
 		return Plan{}, err
@@ -93,6 +98,34 @@ func (s *Scale) Plan(ctx context.Context, run *Run) (Plan, error) {
 		plan.Approval = s.App + " has persistent data, which its replicas would share"
 	}
 	return plan, nil
+}
+
+// capacity warns when not all replicas will find a place, and of what breaks
+// scaling.
+func (s *Scale) capacity(ctx context.Context, run *Run, plan *Plan) error {
+	if s.to <= s.svc.Replicas {
+		return nil
+	}
+	w, err := readWorld(ctx, run.Swarm)
+	if err != nil {
+		return err
+	}
+	if short := s.svc.shortage(s.to, w.nodes, w.used); short != "" {
+		plan.Warnings = append(plan.Warnings, short)
+	}
+	plan.Warnings = append(plan.Warnings, s.svc.worries(w.nodes)...)
+	if s.to > 1 && !s.svc.Health.own() && len(s.svc.Ports) > 0 {
+		plan.Warnings = append(plan.Warnings, "it has no health check of its own: unless its image has one, a new replica gets requests as soon as its process runs")
+	}
+	if pushed, err := reference.ParseNormalizedNamed(s.svc.Image); err == nil && len(w.nodes) > 1 && !strings.Contains(s.svc.Image, "@") && reference.Domain(pushed) == hub && len(releasesOf(s.svc)) > 0 {
+		plan.Warnings = append(plan.Warnings, "its image was built here and is in no registry: other nodes cannot get it; `/registry migrate` brings it to one")
+	}
+	return nil
+}
+
+func releasesOf(s Service) []Release {
+	releases, _ := s.Releases() // a label that cannot be read tells of none
+	return releases
 }
 
 // Apply writes the number, and nothing else.

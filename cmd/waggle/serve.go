@@ -136,7 +136,7 @@ func newService(c config.Settings, log *slog.Logger) (_ *service, err error) {
 	s.runner = &ops.Runner{
 		Env: ops.Env{
 			Swarm: s.swarm, Source: checkouts{git}, ScaleAbove: c.Approvals.ScaleAbove,
-			JoinTimeout: c.Join.Timeout, Servers: s.servers, SSH: ops.Address{User: c.SSH.User, Port: c.SSH.Port}, AdvertiseAddr: c.Swarm.AdvertiseAddr,
+			JoinTimeout: c.Join.Timeout, Servers: s.servers, SSH: ops.Address{User: c.SSH.User, Port: c.SSH.Port}, AdvertiseAddr: c.Swarm.AdvertiseAddr, Network: c.Swarm.Network,
 			SecretKey: key, BuildTimeout: c.Build.Timeout, DeployTimeout: c.Deploy.Timeout, PushRetry: pushRetry, Now: time.Now,
 		},
 		Kinds: kinds, Store: s.store, Authoriser: s.bot, Reporter: s.bot, Log: log, Metrics: ops.NewMetrics(metrics),

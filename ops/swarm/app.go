@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -233,18 +232,20 @@ func (c *Client) RemoveVolume(ctx context.Context, name string) error {
 	return c.failed(c.api.VolumeRemove(ctx, name, false), "remove the volume %s", name)
 }
 
-// CreateSecret keeps a swarm secret.
+// CreateSecret keeps a swarm secret. One of that name that is there already is taken
+// for it: secrets never change.
 func (c *Client) CreateSecret(ctx context.Context, name string, value secret.Text, labels map[string]string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	made, err := c.api.SecretCreate(ctx, swarm.SecretSpec{Annotations: swarm.Annotations{Name: name, Labels: labels}, Data: []byte(value.Reveal())})
-	if err != nil {
-		if errdefs.IsConflict(err) || strings.Contains(err.Error(), "already exists") {
-			return "", &ops.Error{Code: ops.OutOfDate, Sentence: fmt.Sprintf("There is a secret %s already", name), Err: err}
-		}
+	if err == nil {
+		return made.ID, nil
+	}
+	if !errdefs.IsConflict(err) && !strings.Contains(err.Error(), "already exists") {
 		return "", c.failed(err, "keep the secret %s", name)
 	}
-	return made.ID, nil
+	old, _, err := c.api.SecretInspectWithRaw(ctx, name)
+	return old.ID, c.failed(err, "read the secret %s", name)
 }
 
 // RemoveSecret removes a swarm secret that no service uses.
