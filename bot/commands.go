@@ -25,10 +25,13 @@ type Command struct {
 	// stored ones.
 	New   func() ops.Operation
 	Parse func(Args) (ops.Operation, error)
+	// Hide keeps what was typed after the app out of messages and the audit.
+	Hide bool
 	// Form asks for what the line does not say, when Parse returns errForm or there
 	// is no Parse.
 	Form *Form
-	// Ask makes the question that is answered to the asker alone.
+	// Ask makes the question that is answered to the asker alone; with a Parse, when
+	// that returns errAsk.
 	Ask func(Args) (ops.Question, error)
 	// Answer answers a command about what Waggle itself does, to the asker alone;
 	// "" when the answer follows by itself.
@@ -62,13 +65,19 @@ func (c Command) line() string {
 func Commands() []Command {
 	return slices.Concat([]Command{
 		{
-			Name: "/scale", Usage: "<app> <n> | +<n> | -<n> [--dry-run]",
+			Name: "/scale", Usage: "<app> <n> | +<n> | -<n> | <app>=<n>… [--dry-run]",
 			Short:   "Set how many replicas of an app run",
-			Example: []string{"/scale pizza 6", "/scale pizza +2", "/scale pizza 0 --dry-run"},
+			Example: []string{"/scale pizza 6", "/scale pizza +2", "/scale pizza 0 --dry-run", "/scale pizza=6"},
 			New:     func() ops.Operation { return new(ops.Scale) },
 			Parse:   parseScale,
 		},
-	}, nodeCommands(), []Command{
+	}, appCommands(), nodeCommands(), []Command{
+		{
+			Name:    "/swarm",
+			Short:   "The whole swarm on one screen: what is wrong first",
+			Example: []string{"/swarm"},
+			Ask:     func(args Args) (ops.Question, error) { return ops.Overview{}, none("/swarm", args) },
+		},
 		{
 			Name: "/swarm", Verb: "pending",
 			Short:   "What waits for an approval",
@@ -127,9 +136,10 @@ func find(name string, words []string) (Command, []string, error) {
 		}
 		verbs = append(verbs, c.Verb)
 	}
-	if i := slices.Index(verbs, ""); i >= 0 {
+	if i := slices.Index(verbs, ""); i >= 0 && (len(words) == 0 || rows[i].Usage != "") {
 		return rows[i], words, nil
 	}
+	verbs = slices.DeleteFunc(verbs, func(v string) bool { return v == "" })
 	if len(words) == 0 {
 		return Command{}, nil, ops.Errorf(ops.Invalid, "%s needs to know what", name).
 			Then("It knows %s.", strings.Join(verbs, ", "))
@@ -150,6 +160,21 @@ func Kinds() map[string]func() ops.Operation {
 		}
 	}
 	return kinds
+}
+
+// each splits a line that is about several apps, pizza=6 pasta=2, into one for each.
+func (c Command) each(args Args) []Args {
+	if c.Name != "/scale" || len(args.Words) == 0 || !strings.Contains(args.Words[0], "=") {
+		return []Args{args}
+	}
+	var out []Args
+	for _, w := range args.Words {
+		one := args
+		app, n, _ := strings.Cut(w, "=")
+		one.Words = []string{app, n}
+		out = append(out, one)
+	}
+	return out
 }
 
 func parseScale(args Args) (ops.Operation, error) {

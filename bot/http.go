@@ -10,6 +10,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/slack-go/slack"
@@ -142,20 +143,10 @@ func (b *Bot) command(ctx context.Context, cmd slack.SlashCommand) rendered {
 		Reply:   string(where),
 		DryRun:  args.Flags[dryRun],
 	}
-	switch {
-	case row.Ask != nil:
-		question, err := row.Ask(args)
-		if err != nil {
-			return rendered{text: usage(err, row)}
-		}
-		return b.reading(asked, func(ctx context.Context) rendered {
-			got, err := b.house.Ask(ctx, asked.Actor, question)
-			if err != nil {
-				return rendered{text: usage(err, row)}
-			}
-			return answers(got)
-		})
-	case row.Answer != nil:
+	if row.Hide && len(words) > 0 {
+		asked.Title = cut(strings.Join([]string{row.Name, row.Verb, words[0]}, " "), 80)
+	}
+	if row.Answer != nil {
 		ctx, cancel := context.WithTimeout(ctx, ackWithin)
 		defer cancel()
 		text, err := row.Answer(ctx, b, asked, args)
@@ -164,17 +155,49 @@ func (b *Bot) command(ctx context.Context, cmd slack.SlashCommand) rendered {
 		}
 		return rendered{text: text}
 	}
-	op, err := row.parse(args)
-	if errors.Is(err, errForm) {
-		if err := b.openForm(ctx, cmd.TriggerID, row, asked, args); err != nil {
+	if row.New == nil {
+		return b.question(row, asked, args)
+	}
+	var all []ops.Operation
+	for _, one := range row.each(args) {
+		op, err := row.parse(one)
+		switch {
+		case errors.Is(err, errAsk):
+			return b.question(row, asked, args)
+		case errors.Is(err, errForm):
+			if err := b.openForm(ctx, cmd.TriggerID, row, asked, args); err != nil {
+				return rendered{text: usage(err, row)}
+			}
+			return rendered{}
+		case err != nil:
 			return rendered{text: usage(err, row)}
 		}
-		return rendered{}
+		all = append(all, op)
 	}
+	for i, op := range all {
+		one := asked
+		if i > 0 {
+			one.ID = fmt.Sprintf("%s-%d", asked.ID, i)
+		}
+		if refusal := b.submit(ctx, one, op); refusal != "" {
+			return rendered{text: refusal}
+		}
+	}
+	return rendered{}
+}
+
+func (b *Bot) question(row Command, asked ops.Request, args Args) rendered {
+	question, err := row.Ask(args)
 	if err != nil {
 		return rendered{text: usage(err, row)}
 	}
-	return rendered{text: b.submit(ctx, asked, op)}
+	return b.reading(asked, func(ctx context.Context) rendered {
+		got, err := b.house.Ask(ctx, asked.Actor, question)
+		if err != nil {
+			return rendered{text: usage(err, row)}
+		}
+		return answers(got)
+	})
 }
 
 // submit makes an operation durable. What it returns is said to the asker, "" when

@@ -115,6 +115,9 @@ type Apps interface {
 	// NetworkID returns the id of an attachable overlay network of that name, made if
 	// there is none.
 	NetworkID(ctx context.Context, name string) (string, error)
+	// ImageDisk is how many bytes the images on this manager's engine take, and how
+	// many of them are of images that no container uses.
+	ImageDisk(ctx context.Context) (total, unused int64, err error)
 	// RemoveVolume removes a volume of this manager's engine.
 	RemoveVolume(ctx context.Context, name string) error
 	// CreateSecret keeps a swarm secret and returns its id, that of the one of this

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -127,10 +129,10 @@ func appSettings() []setting {
 			}
 			return nil
 		}),
-		resource("limit-cpu", "cores, like 0.5", parseCores, cores, func(s Service) int64 { return s.LimitCPU }, func(c *Change) **int64 { return &limits(c).CPU }),
-		resource("limit-memory", "memory, like 512m", parseMemory, bytesText, func(s Service) int64 { return s.LimitMemory }, func(c *Change) **int64 { return &limits(c).Memory }),
-		resource("reserve-cpu", "cores, like 0.25", parseCores, cores, func(s Service) int64 { return s.ReserveCPU }, func(c *Change) **int64 { return &reserve(c).CPU }),
-		resource("reserve-memory", "memory, like 256m", parseMemory, bytesText, func(s Service) int64 { return s.ReserveMemory }, func(c *Change) **int64 { return &reserve(c).Memory }),
+		resource("limit-cpu", "cores, like 0.5", ParseCores, cores, func(s Service) int64 { return s.LimitCPU }, func(c *Change) **int64 { return &limits(c).CPU }),
+		resource("limit-memory", "memory, like 512m", ParseMemory, bytesText, func(s Service) int64 { return s.LimitMemory }, func(c *Change) **int64 { return &limits(c).Memory }),
+		resource("reserve-cpu", "cores, like 0.25", ParseCores, cores, func(s Service) int64 { return s.ReserveCPU }, func(c *Change) **int64 { return &reserve(c).CPU }),
+		resource("reserve-memory", "memory, like 256m", ParseMemory, bytesText, func(s Service) int64 { return s.ReserveMemory }, func(c *Change) **int64 { return &reserve(c).Memory }),
 		health("health", `a command in quotes, none, or image`, func(h *Health, value string) (string, string, error) {
 			from := h.String()
 			switch value {
@@ -182,13 +184,13 @@ func appSettings() []setting {
 		{name: "constraints", values: `like "node.labels.disk==ssd", with commas, or none`, restarts: true, plan: func(s Service, value string, c *Change) (string, string, error) {
 			list := []string{}
 			if value != "none" {
-				for part := range strings.SplitSeq(value, ",") {
-					k, ok := parseConstraint(part)
-					if !ok || !constraintKey(k.key) || k.value == "" {
-						return "", "", fmt.Errorf("%q is no constraint: it is like node.labels.disk==ssd, node.role!=manager or node.hostname==n1", part)
-					}
-					list = append(list, strings.TrimSpace(part))
+				var err error
+				if list, err = ParseConstraints(value); err != nil {
+					return "", "", err
 				}
+			}
+			if s.Persistent && s.pinnedByID() && !slices.ContainsFunc(list, func(c string) bool { return slices.Contains(s.Constraints, c) && strings.HasPrefix(c, "node.id") }) {
+				return "", "", fmt.Errorf("its data is on one node, and it would start without it elsewhere: to move it, stop the app, copy the volume to the other node, and change the constraint with docker service update")
 			}
 			c.Constraints = &list
 			show := func(l []string) string {
@@ -219,6 +221,52 @@ func appSettings() []setting {
 	}
 }
 
+// ParseConstraints reads placement constraints with commas between them.
+func ParseConstraints(value string) ([]string, error) {
+	var list []string
+	for part := range strings.SplitSeq(value, ",") {
+		k, ok := parseConstraint(part)
+		if !ok || !constraintKey(k.key) || k.value == "" {
+			return nil, fmt.Errorf("%q is no constraint: it is like node.labels.disk==ssd, node.role!=manager or node.hostname==n1", part)
+		}
+		list = append(list, strings.TrimSpace(part))
+	}
+	return list, nil
+}
+
+// pinnedByID says whether a constraint on a node's id holds the service there.
+func (s Service) pinnedByID() bool {
+	return slices.ContainsFunc(s.Constraints, func(raw string) bool {
+		c, ok := parseConstraint(raw)
+		return ok && c.equal && c.key == "node.id"
+	})
+}
+
+var volumeName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
+
+// ParseVolumes reads persistent data as volume:path, with :ro for data that is only
+// read. Paths of a node are not taken: who may make an app is not root there.
+func ParseVolumes(list []string) ([]Mount, error) {
+	var out []Mount
+	for _, text := range list {
+		rest, readOnly := strings.CutSuffix(text, ":ro")
+		name, at, ok := strings.Cut(rest, ":")
+		switch {
+		case !ok || !strings.HasPrefix(at, "/") || at != path.Clean(at) || at == "/":
+			return nil, fmt.Errorf("%q is no volume: write volume:/path, like pizza-data:/data", text)
+		case !volumeName.MatchString(name):
+			return nil, fmt.Errorf("%q is no volume's name: it has letters, digits and _ . - only", name)
+		}
+		for _, m := range out {
+			if m.Target == at {
+				return nil, fmt.Errorf("%s is there twice", at)
+			}
+		}
+		out = append(out, Mount{Type: "volume", Source: name, Target: at, ReadOnly: readOnly})
+	}
+	return out, nil
+}
+
 func constraintKey(key string) bool {
 	switch k := strings.ToLower(key); k {
 	case "node.id", "node.hostname", "node.role", "node.ip", "node.platform.os", "node.platform.arch":
@@ -228,7 +276,8 @@ func constraintKey(key string) bool {
 	}
 }
 
-func parseCores(value string) (int64, error) {
+// ParseCores reads a number of cores as 1e-9 cores.
+func ParseCores(value string) (int64, error) {
 	f, err := strconv.ParseFloat(value, 64)
 	if err != nil || !(f >= 0.01 && f <= 1024) {
 		return 0, fmt.Errorf("%q is no number of cores between 0.01 and 1024", value)
@@ -236,7 +285,8 @@ func parseCores(value string) (int64, error) {
 	return int64(f * 1e9), nil
 }
 
-func parseMemory(value string) (int64, error) {
+// ParseMemory reads an amount of memory as bytes.
+func ParseMemory(value string) (int64, error) {
 	n, err := units.RAMInBytes(value)
 	if err != nil || n < 6<<20 || n > 1<<46 {
 		return 0, fmt.Errorf("%q is no amount of memory of at least 6m, like 512m or 2g", value)

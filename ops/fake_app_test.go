@@ -64,3 +64,5 @@ func (f *fakeSwarm) RemoveSecret(_ context.Context, id string) error {
 	f.with(func() { f.secretsGone = append(f.secretsGone, id) })
 	return nil
 }
+
+func (f *fakeSwarm) ImageDisk(context.Context) (int64, int64, error) { return 3 << 30, 1 << 30, nil }

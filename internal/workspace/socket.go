@@ -188,7 +188,8 @@ func (w *Workspace) WaitSockets(ctx context.Context, n int) error {
 // now and then. Reason is "warning", "refresh_requested" or "link_disabled".
 func (w *Workspace) Disconnect(reason string) {
 	w.mu.Lock()
-	open := append([]*socket(nil), w.sockets.open...)
+	open := w.sockets.open
+	w.sockets.open = nil // from now on only new connections count
 	w.mu.Unlock()
 	for _, s := range open {
 		_ = s.write(object{"type": "disconnect", "reason": reason, "debug_info": object{"host": "applink-local"}})

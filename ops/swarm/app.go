@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/network"
 	"github.com/docker/docker/api/types/registry"
@@ -223,6 +224,20 @@ func (c *Client) NetworkID(ctx context.Context, name string) (string, error) {
 		return "", c.failed(err, "make the network %s", name)
 	}
 	return made.ID, nil
+}
+
+// ImageDisk sums up the images on this engine.
+func (c *Client) ImageDisk(ctx context.Context) (total, unused int64, err error) {
+	usage, err := c.api.DiskUsage(ctx, types.DiskUsageOptions{Types: []types.DiskUsageObject{types.ImageObject}})
+	if err != nil {
+		return 0, 0, c.failed(err, "ask how much its images take")
+	}
+	for _, i := range usage.Images {
+		if i.Containers == 0 {
+			unused += max(0, i.Size-max(0, i.SharedSize))
+		}
+	}
+	return usage.LayersSize, min(unused, usage.LayersSize), nil
 }
 
 // RemoveVolume removes a volume of this engine.

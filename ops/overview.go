@@ -1,0 +1,110 @@
+package ops
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Overview asks for the whole swarm on one screen: what is wrong first.
+type Overview struct{}
+
+func (Overview) Needs() Role { return Viewer }
+
+// Ask tells how nodes and apps stand, and what runs and waits.
+func (Overview) Ask(ctx context.Context, r *Runner, _ Actor) (Answer, error) {
+	w, err := readWorld(ctx, r.Env.Swarm)
+	if err != nil {
+		return Answer{}, err
+	}
+	q := quorumOf(w.nodes)
+	up, short, frozen := 0, 0, []string{}
+	a := Answer{}
+	for _, n := range w.nodes {
+		if n.up() {
+			up++
+		}
+	}
+	if q.spare() < 0 {
+		a.Concern("the managers have no quorum: nothing can be changed", "bring managers back: `/node list`")
+	}
+	for _, n := range w.nodes {
+		concerns(&a, n)
+	}
+	for _, s := range w.services {
+		got := w.observe(s)
+		if problem := s.problem(got); problem != "" {
+			if short++; short <= 10 {
+				a.Concern(problem, fmt.Sprintf("`/app show %s`", s.Name))
+			}
+		}
+		for _, n := range w.nodes {
+			if s.pinned(n) && !n.up() {
+				a.Concern(fmt.Sprintf("%s is pinned to %s, which is %s", s.Name, n.Hostname, n.State), "bring the node back")
+			}
+		}
+		if s.Labels[LabelFreeze] != "" {
+			frozen = append(frozen, s.Name)
+		}
+	}
+	if short > 10 {
+		a.Concern(fmt.Sprintf("%d more apps are not at their count", short-10), "`/app list`")
+	}
+	if q.managers > 1 && q.spare() == 0 {
+		a.Concern("no more manager may fail", "`/node promote <node>`")
+	}
+	if len(frozen) > 0 {
+		a.Concern("deploys are frozen: "+strings.Join(frozen, ", "), "`/unfreeze <app>`")
+	}
+	registries, err := ReadRegistries(ctx, r.Env.Swarm)
+	if err != nil {
+		a.Concern(sentenceOf(err), "")
+	} else if _, pushed := registries.Pushed(); !pushed && len(w.nodes) > 1 {
+		a.Concern("there is no default push registry, so nothing that is built here runs on the other nodes", "`/registry add` or `/registry setup`")
+	}
+	a.Head = fmt.Sprintf("%d of %s ready, %s, ", up, many(len(w.nodes), "node"), q)
+	if short == 0 {
+		a.Head += fmt.Sprintf("all %s at their count", many(len(w.services), "app"))
+	} else {
+		a.Head += fmt.Sprintf("%d of %s not at their count", short, many(len(w.services), "app"))
+	}
+	work := r.underWay(ctx)
+	if len(work) > 0 {
+		a.Parts = append(a.Parts, Part{Title: "Under way", Lines: work})
+	}
+	disk, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	if total, unused, err := r.Env.Swarm.ImageDisk(disk); err == nil {
+		a.Parts = append(a.Parts, Part{Lines: []string{fmt.Sprintf("Images take %s on this manager, %s of it by images that no container uses.", bytesText(total), bytesText(unused))}})
+	}
+	return a, nil
+}
+
+// underWay lists what runs and what waits for an approval.
+func (r *Runner) underWay(ctx context.Context) []string {
+	var out []string
+	ids, err := r.Store.Members(ctx, inflight)
+	if err != nil {
+		return []string{"Redis does not answer, so what runs is not known"}
+	}
+	for _, id := range ids {
+		var rec record
+		if err := r.Store.Get(ctx, recordKey(id), &rec); err != nil || rec.State.Final() {
+			continue
+		}
+		op, err := r.decode(rec.Request)
+		if err != nil {
+			continue
+		}
+		out = append(out, fmt.Sprintf("%s %s of %s, asked for %s", op.Target(), rec.Kind, rec.Actor, ago(r.Env.Now(), rec.At)))
+	}
+	pending, err := r.PendingOperations(ctx)
+	if err != nil {
+		return append(out, "what waits for an approval is not known")
+	}
+	for _, p := range pending {
+		out = append(out, fmt.Sprintf("%s %s of %s waits for an approval · `/swarm pending`", p.Target, p.Kind, p.Actor))
+	}
+	return out
+}
