@@ -74,7 +74,11 @@ func answers(a ops.Answer) rendered {
 			blocks = append(blocks, sections(escapedLines(p.Lines))...)
 		}
 		if p.Code != "" {
-			blocks = append(blocks, fenced(strings.Split(strings.TrimRight(p.Code, "\n"), "\n"))...)
+			lines := strings.Split(strings.TrimRight(p.Code, "\n"), "\n")
+			if long(p) {
+				lines = lastLines(lines, 2*maxSection)
+			}
+			blocks = append(blocks, fenced(lines)...)
 		}
 	}
 	var worries []string
@@ -92,6 +96,113 @@ func answers(a ops.Answer) rendered {
 		blocks = append(blocks[:maxBlocks-1], section("… (the rest is cut: it is longer than a message may be)"))
 	}
 	return rendered{text: strings.ReplaceAll(head, "*", ""), blocks: blocks}
+}
+
+// long says whether a part is better sent as a file.
+func long(p ops.Part) bool { return p.File != "" && utf8.RuneCountInString(p.Code) > 2*maxSection }
+
+// lastLines are the last lines of at most n characters together.
+func lastLines(lines []string, n int) []string {
+	from := len(lines)
+	for from > 0 && n > utf8.RuneCountInString(lines[from-1]) {
+		from--
+		n -= utf8.RuneCountInString(lines[from]) + 1
+	}
+	return lines[from:]
+}
+
+// sendLong sends the parts of an answer that are too long for a message as files, to
+// the asker alone, and says in the answer that it did.
+func (b *Bot) sendLong(ctx context.Context, asked ops.Request, a *ops.Answer) {
+	for _, p := range a.Parts {
+		if !long(p) {
+			continue
+		}
+		im, _, _, err := b.api.OpenConversationContext(ctx, &slack.OpenConversationParameters{Users: []string{asked.Actor.ID}})
+		if err == nil {
+			_, err = b.api.UploadFileContext(ctx, slack.UploadFileParameters{Channel: im.ID, Filename: p.File, Title: asked.Title,
+				Content: p.Code, FileSize: len(p.Code), InitialComment: line(a.Head)})
+		}
+		if err != nil {
+			b.opts.Log.Warn("a long answer could not be sent as a file", "question", asked.Title, "user", asked.Actor.ID, "err", err)
+			a.Concern("only the end is shown: the whole could not be sent to you as a file", "ask for fewer lines")
+			continue
+		}
+		a.Parts = append(a.Parts, ops.Part{Lines: []string{fmt.Sprintf("This is the end. The whole is the file %s in your messages with Waggle.", p.File)}})
+	}
+}
+
+const (
+	actionFollow = "follow"
+	followTimes  = 5 // a response_url is good for as many
+)
+
+// followed is a question that is asked again.
+type followed struct {
+	Name string `json:"name"`
+	Verb string `json:"verb"`
+	Args Args   `json:"args"`
+}
+
+// followButton lets the asker see for a minute how an answer changes.
+func followButton(row Command, args Args) (slack.Block, error) {
+	value, err := json.Marshal(followed{row.Name, row.Verb, args})
+	if err != nil || len(value) > 2000 {
+		return nil, fmt.Errorf("no button for %s: %w", row.line(), err)
+	}
+	return slack.NewActionBlock("follow", slack.NewButtonBlockElement(actionFollow, string(value), plainText("Follow"))), nil
+}
+
+// follow asks a question again and again, and shows each answer in place of the one
+// before.
+func (b *Bot) follow(asked ops.Request, value string) error {
+	var f followed
+	if err := json.Unmarshal([]byte(value), &f); err != nil {
+		return fmt.Errorf("read a button: %w", err)
+	}
+	words := f.Args.Words
+	if f.Verb != "" {
+		words = append([]string{f.Verb}, words...)
+	}
+	row, _, err := find(f.Name, words)
+	if err != nil || row.Ask == nil {
+		return fmt.Errorf("follow %s %s: %w", f.Name, f.Verb, err)
+	}
+	question, err := row.Ask(f.Args)
+	if err != nil {
+		return err
+	}
+	m := &message{bot: b, channel: asked.Channel, used: 1} // so that each replaces the one before
+	if err := json.Unmarshal([]byte(asked.Reply), &m.reply); err != nil {
+		return err
+	}
+	b.reads.Go(func() {
+		tick := time.NewTicker(b.followEvery)
+		defer tick.Stop()
+		for i := range followTimes {
+			ctx, cancel := context.WithTimeout(b.life, askWithin)
+			got, err := b.house.Ask(ctx, asked.Actor, question)
+			shown := answers(got)
+			if err != nil {
+				shown = rendered{text: sentence(err), blocks: []slack.Block{section(sentence(err))}}
+			} else if i < followTimes-1 {
+				shown.blocks = append(shown.blocks, section("_It is followed for a minute._"))
+			}
+			m.used = 1
+			sent := m.whisper(ctx, shown)
+			cancel()
+			if err != nil || sent != nil {
+				b.opts.Log.Info("following has ended early", "question", row.line(), "user", asked.Actor.ID, "err", sent)
+				return
+			}
+			select {
+			case <-b.life.Done():
+				return
+			case <-tick.C:
+			}
+		}
+	})
+	return nil
 }
 
 func escapedLines(lines []string) []string {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -105,5 +106,136 @@ func TestAnswers(t *testing.T) {
 			m := workspace.Message{Text: r.text, Blocks: asJSON(t, r.blocks)}
 			golden(t, "render/"+name+".txt", "notification: "+m.Notification()+"\n\n"+m.Plain()+"\n")
 		})
+	}
+}
+
+// TestFollow shows an answer again and again in place of the one before.
+func TestFollow(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t)
+	o.bot.followEvery = 20 * time.Millisecond
+	var asked atomic.Int32
+	o.serveHTTP(&submitter{ask: func(_ context.Context, q ops.Question) (ops.Answer, error) {
+		if l, ok := q.(ops.AppLogs); !ok || l.App != "pizza" || l.Lines != 7 {
+			t.Errorf("asked %+v", q)
+		}
+		return ops.Answer{Head: fmt.Sprintf("answer %d", asked.Add(1)), Moves: true}, nil
+	}})
+	o.typed(linus, deploys, "/app logs pizza 7")
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	m, err := o.Wait(ctx, deploys, linus, func(m workspace.Message) bool { return strings.Contains(m.Plain(), "answer 1") })
+	if err != nil || !strings.Contains(m.Plain(), "[Follow]") {
+		t.Fatalf("%v, %s", err, m.Plain())
+	}
+	if ack, err := o.Click(t.Context(), linus, m, actionFollow); err != nil || !ack.OK() {
+		t.Fatalf("%+v, %v", ack, err)
+	}
+	last, err := o.Wait(ctx, deploys, linus, func(m workspace.Message) bool { return strings.Contains(m.Plain(), "answer 6") })
+	if err != nil || last.TS != m.TS || strings.Contains(last.Plain(), "[Follow]") || strings.Contains(last.Plain(), "followed for a minute") {
+		t.Errorf("%v, %s", err, last.Plain())
+	}
+	if n := asked.Load(); n != 6 {
+		t.Errorf("asked %d times", n)
+	}
+	if seen := o.visible(ada); len(seen) != 0 {
+		t.Errorf("others see %q", seen)
+	}
+}
+
+// TestLongAnswer is sent as a file to the asker alone; the message has its end.
+func TestLongAnswer(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t)
+	var log strings.Builder
+	for i := range 2000 {
+		fmt.Fprintf(&log, "line %d\n", i)
+	}
+	o.serveHTTP(&submitter{ask: func(context.Context, ops.Question) (ops.Answer, error) {
+		return ops.Answer{Head: "The last 2000 lines of pizza", Parts: []ops.Part{{Code: log.String(), File: "pizza.log"}}}, nil
+	}})
+	o.typed(linus, deploys, "/app logs pizza 2000")
+	seen := strings.Join(o.visible(linus), "\n")
+	if !strings.Contains(seen, "line 1999") || strings.Contains(seen, "line 1\n") || !strings.Contains(seen, "the file pizza.log in your messages") {
+		t.Errorf("he sees %s", cut(seen, 2000))
+	}
+	var files int
+	for _, c := range o.Channels(linus) {
+		for _, m := range o.Messages(c.ID, linus) {
+			for _, f := range m.Files {
+				files++
+				if f.Name != "pizza.log" || string(f.Content) != log.String() || c.ID == deploys {
+					t.Errorf("the file %s of %d bytes in %s", f.Name, len(f.Content), c.ID)
+				}
+			}
+		}
+	}
+	if files != 1 || len(o.visible(ada)) != 0 {
+		t.Errorf("%d files; others see %q", files, o.visible(ada))
+	}
+}
+
+// TestForm fills in the form of a new app: faults are shown at their fields, and a
+// right one makes the operation of the line.
+func TestForm(t *testing.T) {
+	t.Parallel()
+	o, s := newOffice(t), &submitter{}
+	o.serveHTTP(s)
+	if ack := o.typed(linus, deploys, "/app create pizza"); !strings.Contains(ack.Body, "You are a viewer here") {
+		t.Errorf("a viewer is answered %+v", ack)
+	}
+	if ack := o.typed(ada, deploys, "/app create pizza"); !ack.OK() || ack.Body != "" {
+		t.Fatalf("%+v", ack)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	view, err := o.WaitView(ctx, ada, func(v workspace.View) bool { return v.Title == "New app" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := map[string]string{"repo": "file:///etc", "replicas": "1.5", "ports": "80", "env": "1X=2", "volumes": "data:relative", "cpu": "many", "memory": "1k", "constraints": "here"}
+	if ack, err := o.Submit(t.Context(), ada, view, bad); err != nil || !ack.OK() {
+		t.Fatalf("%+v, %v", ack, err)
+	}
+	view, _ = o.View(ada)
+	for field := range bad {
+		if view.Errors[field] == "" || strings.ContainsAny(view.Errors[field], "*`") {
+			t.Errorf("the fault of %s is %q", field, view.Errors[field])
+		}
+	}
+	if len(s.taken()) > 0 {
+		t.Fatal("it was taken all the same")
+	}
+	good := map[string]string{"repo": "https://github.com/acme/pizza.git", "replicas": "2", "ports": "8080:80", "env": "OVEN=hot\nSIZE=a b", "volumes": "data:/data",
+		"cpu": "0.5", "memory": "256m", "constraints": "node.role==worker", "approve": "yes"}
+	if ack, err := o.Submit(t.Context(), ada, view, good); err != nil || !ack.OK() || strings.Contains(ack.Body, "errors") {
+		t.Fatalf("%+v, %v", ack, err)
+	}
+	if _, open := o.View(ada); open {
+		t.Error("the form is still open")
+	}
+	if len(s.ops) != 1 {
+		t.Fatalf("taken: %+v", s.ops)
+	}
+	c := s.ops[0].(*ops.AppCreate)
+	if c.App != "pizza" || c.Repo != good["repo"] || c.Replicas != 2 || fmt.Sprint(c.Ports) != "[8080:80]" || c.Env["SIZE"] != "a b" || c.Env["OVEN"] != "hot" ||
+		fmt.Sprint(c.Volumes) != "[data:/data]" || c.LimitCPU != 5e8 || c.LimitMemory != 256<<20 || !c.Approve {
+		t.Errorf("made %+v", c)
+	}
+	if r := s.taken()[0]; r.Title != "/app create pizza" || r.Channel != deploys || r.Actor.ID != ada {
+		t.Errorf("taken %+v", r)
+	}
+}
+
+// TestSecretsStayOutOfTitles: what is typed after the app is in no message.
+func TestSecretsStayOutOfTitles(t *testing.T) {
+	t.Parallel()
+	o, s := newOffice(t), &submitter{}
+	o.serveHTTP(s)
+	if ack := o.typed(ada, deploys, "/app env pizza set DB_PASSWORD=canary"); !ack.OK() || ack.Body != "" {
+		t.Fatalf("%+v", ack)
+	}
+	if r := s.taken()[0]; r.Title != "/app env pizza" || strings.Contains(fmt.Sprintf("%+v %s", r, asJSON(t, s.ops[0])), "canary") {
+		t.Errorf("taken %+v", r)
 	}
 }

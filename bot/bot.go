@@ -48,14 +48,15 @@ type Options struct {
 
 // Bot speaks with one Slack workspace.
 type Bot struct {
-	opts  Options
-	api   *slack.Client
-	http  *http.Client
-	house House
-	every time.Duration // between the edits in a channel
-	quiet time.Duration
-	again time.Duration // before a call that failed is tried again
-	soon  time.Duration // how long an acknowledgement waits for an answer
+	opts        Options
+	api         *slack.Client
+	http        *http.Client
+	house       House
+	every       time.Duration // between the edits in a channel
+	quiet       time.Duration
+	again       time.Duration // before a call that failed is tried again
+	followEvery time.Duration
+	soon        time.Duration // how long an acknowledgement waits for an answer
 
 	life  context.Context // ends with Close
 	end   context.CancelFunc
@@ -79,7 +80,7 @@ func New(o Options) *Bot {
 	life, end := context.WithCancel(context.Background())
 	return &Bot{
 		opts: o, api: slack.New(o.Token.Reveal(), opts...), http: client,
-		every: editEvery, quiet: quiet, again: time.Second, soon: ackWithin,
+		every: editEvery, quiet: quiet, again: time.Second, soon: ackWithin, followEvery: 12 * time.Second,
 		life: life, end: end,
 		paces: map[string]*rate.Limiter{}, users: map[string]cachedUser{}, group: map[string]cachedGroup{},
 	}

@@ -185,6 +185,9 @@ func parseScale(args Args) (ops.Operation, error) {
 	if err != nil {
 		return nil, err
 	}
+	if args.Words[1] == "" {
+		return nil, ops.Errorf(ops.Invalid, "%s has no number", app).Then("Write `%s=6`.", app)
+	}
 	n, relative, err := parseCount(args.Words[1])
 	if err != nil {
 		return nil, err

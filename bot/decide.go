@@ -53,6 +53,8 @@ func (b *Bot) interaction(ctx context.Context, in slack.InteractionCallback) (an
 			switch a.ActionID {
 			case actionApprove:
 				return nil, b.decide(ctx, asked, a.Value, ops.Approve, "")
+			case actionFollow:
+				return nil, b.follow(asked, a.Value)
 			case actionReject:
 				return nil, b.askReason(ctx, in.TriggerID, form{Token: a.Value, Channel: in.Channel.ID})
 			}

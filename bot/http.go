@@ -196,7 +196,17 @@ func (b *Bot) question(row Command, asked ops.Request, args Args) rendered {
 		if err != nil {
 			return rendered{text: usage(err, row)}
 		}
-		return answers(got)
+		b.sendLong(ctx, asked, &got)
+		shown := answers(got)
+		if got.Moves {
+			button, err := followButton(row, args)
+			if err != nil {
+				b.opts.Log.Debug("an answer cannot be followed", "err", err)
+				return shown
+			}
+			shown.blocks = append(shown.blocks, button)
+		}
+		return shown
 	})
 }
 

@@ -15,6 +15,8 @@ func scopes() []string {
 		"chat:write",        // post, edit, answer the asker alone
 		"chat:write.public", // in public channels that the bot is not in
 		"commands",
+		"files:write",     // long logs as a file
+		"im:write",        // to the asker alone
 		"usergroups:read", // roles given to groups
 		"users:read",      // who is an admin, a guest, deactivated
 	}

@@ -446,7 +446,7 @@ func (q AppLogs) Ask(ctx context.Context, r *Runner, _ Actor) (Answer, error) {
 	if q.Lines > 0 && len(out) > q.Lines {
 		out = out[len(out)-q.Lines:]
 	}
-	a := Answer{Head: fmt.Sprintf("The last %s of %s", many(len(out), "line"), svc.Name)}
+	a := Answer{Head: fmt.Sprintf("The last %s of %s", many(len(out), "line"), svc.Name), Moves: true}
 	if len(out) == 0 {
 		a.Head = svc.Name + " printed nothing"
 		if q.Grep != "" || q.Task != "" || q.Since > 0 {

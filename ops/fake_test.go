@@ -36,6 +36,7 @@ type fakeSwarm struct {
 	nodeChanges  []ops.NodeChange
 	cluster      uint64 // its version
 	rotated      []string
+	afterUpdate  func(*ops.Service)
 	lines        []ops.LogLine
 	partial      bool
 	logsAsked    ops.LogRequest
@@ -234,12 +235,19 @@ func (f *fakeSwarm) UpdateService(_ context.Context, svc ops.Service, c ops.Chan
 	f.updates = append(f.updates, c)
 	f.previous[svc.Name] = *s
 	s.Version++
-	s.Labels = maps.Clone(s.Labels)
-	for k, v := range c.Labels {
-		s.Labels[k] = v
+	labels := map[string]string{}
+	maps.Copy(labels, s.Labels)
+	maps.Copy(labels, c.Labels)
+	for _, k := range c.Unset {
+		delete(labels, k)
 	}
+	s.Labels = labels
 	if c.Replicas != nil {
 		s.Replicas = *c.Replicas
+	}
+	s.Update = ops.UpdateStatus{}
+	if f.afterUpdate != nil {
+		f.afterUpdate(s)
 	}
 	if c.Image != "" {
 		s.Image = c.Image

@@ -16,6 +16,7 @@ type Answer struct {
 	Head     string // the first line; enough by itself
 	Parts    []Part
 	Concerns []Concern // what is wrong, the worst first
+	Moves    bool      // it is another one soon, and worth following for a minute
 }
 
 // Part is one part of an answer; each of its fields may be empty.
