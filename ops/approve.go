@@ -100,7 +100,8 @@ func (r *Runner) showPending(ctx context.Context, run *Run, rec *record, before 
 		s.Token = token(run.ID, rec.Round)
 	})
 	closeMessage(ctx, run, run.Log)
-	return r.Store.Remove(ctx, inflight, run.ID)
+	// Somebody may have decided already: then it is in flight again.
+	return r.Store.RemoveListed(ctx, pending, run.ID, inflight)
 }
 
 // Decide makes a decision durable; the work begins by itself, and whether it
@@ -174,12 +175,15 @@ func (r *Runner) carryOn(ctx context.Context, rec record) error {
 		return err
 	}
 	if r.queueOf(op) == r.Changes {
-		if err := r.handle(ctx, payload); err != nil {
-			r.Log.Warn("an operation is carried on a little later", "op", rec.ID, "err", err)
+		err := r.handle(ctx, payload)
+		if err != nil {
+			r.Log.Info("an operation is carried on a little later", "op", rec.ID, "err", err)
 		}
-		return nil
+		if !errors.Is(err, queue.ErrBusy) {
+			return nil
+		} // whoever asked for the decision has not let go of it yet
 	}
-	err = r.Deploys.Add(ctx, token(rec.ID, rec.Begun), payload)
+	err = r.queueOf(op).Add(ctx, token(rec.ID, rec.Begun), payload)
 	if err != nil && !errors.Is(err, queue.ErrDuplicate) {
 		r.Log.Warn("an operation is carried on a little later", "op", rec.ID, "err", err)
 	}

@@ -190,6 +190,16 @@ func Update[T any](ctx context.Context, s *Store, name string, ttl time.Duration
 	}
 }
 
+var removeListed = redis.NewScript(`
+if redis.call("ZSCORE", KEYS[1], ARGV[1]) then return redis.call("SREM", KEYS[2], ARGV[1]) end
+return 0`)
+
+// RemoveListed takes a member out of a set unless Claim has put it there: that is,
+// only while it is in the list.
+func (s *Store) RemoveListed(ctx context.Context, list, member, set string) error {
+	return removeListed.Run(ctx, s.rdb, []string{prefix + list, prefix + set}, member).Err()
+}
+
 // Delete removes what is stored under name.
 func (s *Store) Delete(ctx context.Context, name string) error {
 	return s.rdb.Del(ctx, prefix+name).Err()

@@ -223,6 +223,16 @@ func TestSchedule(t *testing.T) {
 		if left, _ := s.Scheduled(ctx, "pending", time.Time{}); won != 1 || err != nil || fmt.Sprint(members) != "[now]" || fmt.Sprint(left) != "[early late]" {
 			t.Errorf("%d won; in flight %v, left %v", won, members, left)
 		}
+
+		// What was claimed stays; what still waits goes.
+		for _, m := range []string{"now", "early"} {
+			if err := errors.Join(s.Add(ctx, "inflight", m), s.RemoveListed(ctx, "pending", m, "inflight")); err != nil {
+				t.Error(err)
+			}
+		}
+		if members, err := s.Members(ctx, "inflight"); err != nil || fmt.Sprint(members) != "[now]" {
+			t.Errorf("in flight %v, %v", members, err)
+		}
 	})
 }
 
