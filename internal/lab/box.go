@@ -26,7 +26,7 @@ const boxSetup = `set -e
 mount --make-rprivate /
 mount --bind "$1/run" /run
 mount --bind "$1/docker" /etc/docker
-mount --bind "$1/shadow" /etc/shadow
+for f in passwd group shadow; do mount --bind "$1/$f" /etc/$f; done
 mount -t proc proc /proc
 echo "$2" >/proc/sys/kernel/hostname
 ip link set lo up

@@ -165,6 +165,9 @@ func TestLab(t *testing.T) {
 		}
 	})
 	t.Run("ssh", func(t *testing.T) { testSSH(t, l) })
+	t.Run("users", func(t *testing.T) { testUsers(t, l) })
+	t.Run("ssh faults", func(t *testing.T) { testSSHFaults(t, l) })
+	t.Run("hidden docker", func(t *testing.T) { testHiddenDocker(t, l) })
 	t.Run("registries", func(t *testing.T) { testRegistries(t, l) })
 	t.Run("faults", func(t *testing.T) { testFaults(t, l) })
 
@@ -272,7 +275,15 @@ func get(ctx context.Context, url string) error {
 	return nil
 }
 
-func dial(t *testing.T, l *Lab, n *Node, key ssh.PublicKey) (*ssh.Client, error) {
+func dial(t *testing.T, l *Lab, n *Node, user string, key ssh.PublicKey) (*ssh.Client, error) {
+	t.Helper()
+	return ssh.Dial("tcp", n.SSHAddr(), &ssh.ClientConfig{
+		User: user, Auth: []ssh.AuthMethod{ssh.PublicKeys(clientKey(t, l))}, Timeout: 3 * time.Second,
+		HostKeyCallback: ssh.FixedHostKey(key), HostKeyAlgorithms: []string{key.Type()},
+	})
+}
+
+func clientKey(t *testing.T, l *Lab) ssh.Signer {
 	t.Helper()
 	b, err := os.ReadFile(l.SSHKey)
 	if err != nil {
@@ -282,16 +293,132 @@ func dial(t *testing.T, l *Lab, n *Node, key ssh.PublicKey) (*ssh.Client, error)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return ssh.Dial("tcp", n.SSHAddr(), &ssh.ClientConfig{
-		User: "root", Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)}, Timeout: 3 * time.Second,
-		HostKeyCallback: ssh.FixedHostKey(key), HostKeyAlgorithms: []string{key.Type()},
-	})
+	return signer
+}
+
+// over runs a command on a node over SSH and returns all that it printed.
+func over(t *testing.T, l *Lab, n *Node, user, command string) (string, error) {
+	t.Helper()
+	c, err := dial(t, l, n, user, n.HostKey())
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	s, err := c.NewSession()
+	if err != nil {
+		return "", err
+	}
+	out, err := s.CombinedOutput(command)
+	return strings.TrimSpace(string(out)), err
+}
+
+func testUsers(t *testing.T, l *Lab) {
+	n := l.Nodes[2]
+	key := clientKey(t, l).PublicKey()
+	for name, docker := range map[string]bool{"deploy": false, "keeper": true} {
+		if err := n.AddUser(name, docker, key); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := over(t, l, n, name, "id -un; pwd"); err != nil || out != name+"\n/run/lab/home/"+name {
+			t.Errorf("as %s: %q, %v", name, out, err)
+		}
+		out, err := over(t, l, n, name, "docker info --format '{{.Name}}'")
+		if docker && (err != nil || !strings.HasSuffix(out, n.Name)) || !docker && !strings.Contains(out, "permission denied") {
+			t.Errorf("docker as %s: %q, %v", name, out, err)
+		}
+		if err := n.RemoveUser(name); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := over(t, l, n, name, "true"); err == nil {
+			t.Errorf("%s after its removal: %q", name, out)
+		}
+	}
+	if out, err := over(t, l, n, "root", "ls /run/lab/home /run/lab/authorized_keys"); err != nil || strings.Contains(out, "deploy") {
+		t.Errorf("left of the users: %q, %v", out, err)
+	}
+}
+
+func testSSHFaults(t *testing.T, l *Lab) {
+	ctx := t.Context()
+	n := l.Nodes[2]
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(n.ConfigureSSH(ctx, "ForceCommand echo forced", "AllowTcpForwarding no"))
+	if out, err := over(t, l, n, "root", "hostname"); err != nil || out != "forced" {
+		t.Errorf("with settings of its own: %q, %v", out, err)
+	}
+	must(n.ConfigureSSH(ctx))
+	if out, err := over(t, l, n, "root", "hostname"); err != nil || out != n.Name {
+		t.Errorf("with the lab's settings again: %q, %v", out, err)
+	}
+
+	old := n.HostKey()
+	must(n.NewHostKeys(ctx))
+	if _, err := dial(t, l, n, "root", old); err == nil || !strings.Contains(err.Error(), "host key mismatch") {
+		t.Errorf("with new host keys: %v", err)
+	}
+	if out, err := over(t, l, n, "root", "hostname"); err != nil || out != n.Name {
+		t.Errorf("with new host keys: %q, %v", out, err)
+	}
+
+	must(n.FreezeSSH(ctx))
+	c, err := net.DialTimeout("tcp", n.SSHAddr(), time.Second)
+	must(err)
+	must(c.SetDeadline(time.Now().Add(300 * time.Millisecond)))
+	if read, err := c.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a frozen sshd says %d bytes, %v", read, err)
+	}
+	c.Close()
+	must(n.ThawSSH(ctx))
+	if out, err := over(t, l, n, "root", "hostname"); err != nil || out != n.Name {
+		t.Errorf("thawed: %q, %v", out, err)
+	}
+}
+
+func testHiddenDocker(t *testing.T, l *Lab) {
+	ctx := t.Context()
+	n := l.Nodes[2]
+	if err := n.HideDocker(ctx); err != nil {
+		t.Fatal(err)
+	}
+	var exit *ssh.ExitError
+	if out, err := over(t, l, n, "root", "docker version"); !errors.As(err, &exit) || exit.ExitStatus() != 127 {
+		t.Errorf("the docker command: %q, %v", out, err)
+	}
+	if _, err := os.Stat(n.Socket); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the socket: %v", err)
+	}
+	if err := n.ShowDocker(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := over(t, l, n, "root", "docker info --format '{{.Name}}'"); err != nil || out != n.Name {
+		t.Errorf("shown again: %q, %v", out, err)
+	}
+
+	if err := n.Freeze(ctx); err != nil {
+		t.Fatal(err)
+	}
+	short, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+	defer cancel()
+	if err := n.engine.ping(short); err == nil {
+		t.Error("a frozen engine answers")
+	}
+	if err := n.Thaw(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.engine.ping(ctx); err != nil {
+		t.Error("thawed:", err)
+	}
 }
 
 func testSSH(t *testing.T, l *Lab) {
 	for _, n := range l.Nodes {
 		for i, key := range n.HostKeys {
-			c, err := dial(t, l, n, key)
+			c, err := dial(t, l, n, "root", key)
 			if err != nil {
 				t.Fatalf("%s with its %s key: %v", n.Name, key.Type(), err)
 			}
@@ -325,7 +452,7 @@ func testSSH(t *testing.T, l *Lab) {
 	if err := n.StartSSH(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	c, err := dial(t, l, n, n.HostKey())
+	c, err := dial(t, l, n, "root", n.HostKey())
 	if err != nil {
 		t.Fatal(err)
 	}

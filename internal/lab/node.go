@@ -29,6 +29,8 @@ type Node struct {
 	sshKey string
 	record func(*proc) error
 
+	users []user // besides root
+
 	box    *box
 	engine *engine
 	docker *proc
@@ -80,10 +82,8 @@ func (n *Node) prepare(client ssh.PublicKey) error {
 			return fmt.Errorf("preparing %s: %w", n.Name, err)
 		}
 	}
-	// sshd refuses a root whose password is locked with "!", as it is on some images.
-	shadow := "root:*:19000:0:99999:7:::\nsshd:*:19000::::::\n"
-	if err := os.WriteFile(filepath.Join(n.dir, "shadow"), []byte(shadow), 0o600); err != nil {
-		return fmt.Errorf("preparing %s: %w", n.Name, err)
+	if err := n.writeUsers(); err != nil {
+		return err
 	}
 	return n.writeSSH(client)
 }
@@ -146,6 +146,66 @@ func (n *Node) end(ctx context.Context, sig string) error {
 	return nil
 }
 
+// Freeze stops the node's engine where it is: it takes connections and answers
+// nothing. Thaw it before it is stopped or started.
+func (n *Node) Freeze(ctx context.Context) error { return n.freeze(ctx, "dockerd") }
+
+// Thaw lets a frozen engine go on.
+func (n *Node) Thaw(ctx context.Context) error { return n.thaw(ctx, "dockerd", n.docker) }
+
+func (n *Node) freeze(ctx context.Context, program string) error {
+	return n.signal(ctx, program, "STOP")
+}
+
+func (n *Node) thaw(ctx context.Context, program string, p *proc) error {
+	p.resume()
+	return n.signal(ctx, program, "CONT")
+}
+
+// signal sends a signal to all processes of a program on the node.
+func (n *Node) signal(ctx context.Context, program, sig string) error {
+	const script = `for p in /proc/[0-9]*; do
+  if [ "$(cat $p/comm 2>/dev/null)" = "$1" ]; then kill -"$2" ${p#/proc/}; fi
+done`
+	if _, err := n.Exec(ctx, "sh", "-c", script, "sh", program, sig); err != nil {
+		return fmt.Errorf("signalling %s on %s: %w", program, n.Name, err)
+	}
+	return nil
+}
+
+// HideDocker makes the node one on which Docker is not installed, for those who
+// log in and for this machine: no docker command, no socket. The engine goes on.
+func (n *Node) HideDocker(ctx context.Context) error {
+	// A whiteout of an overlay, as overlayfs in the kernel's documentation has it.
+	const script = `set -e
+for dir in /usr/local/sbin /usr/local/bin /usr/sbin /usr/bin; do
+  [ -e $dir/docker ] || continue
+  mkdir -p /run/lab/hidden$dir
+  mknod /run/lab/hidden$dir/docker c 0 0
+  mount -t overlay overlay -o lowerdir=/run/lab/hidden$dir:$dir $dir
+done
+mv /run/docker.sock /run/hidden.sock`
+	if _, err := n.Exec(ctx, "sh", "-c", script); err != nil {
+		return fmt.Errorf("hiding Docker on %s: %w", n.Name, err)
+	}
+	return nil
+}
+
+// ShowDocker takes back HideDocker.
+func (n *Node) ShowDocker(ctx context.Context) error {
+	// Lazily: this shell itself runs from there.
+	const script = `set -e
+mv /run/hidden.sock /run/docker.sock
+for dir in /usr/local/sbin /usr/local/bin /usr/sbin /usr/bin; do
+  [ ! -e /run/lab/hidden$dir ] || umount --lazy $dir
+done
+rm -r /run/lab/hidden`
+	if _, err := n.Exec(ctx, "sh", "-c", script); err != nil {
+		return fmt.Errorf("showing Docker on %s again: %w", n.Name, err)
+	}
+	return nil
+}
+
 // Exec runs a command on the node and returns its output.
 func (n *Node) Exec(ctx context.Context, args ...string) (string, error) {
 	return n.box.run(ctx, "", args...)
@@ -200,6 +260,11 @@ func (n *Node) cable(ctx context.Context, state string) error {
 func (n *Node) down() {
 	if n.box == nil {
 		return
+	}
+	for _, p := range []*proc{n.docker, n.sshd} {
+		if p != nil {
+			p.resume() // what is frozen does not end
+		}
 	}
 	n.box.close()
 	// What was entered from outside has lost its namespace and ends by itself.

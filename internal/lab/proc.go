@@ -80,6 +80,12 @@ func (p *proc) stop(sig syscall.Signal, grace time.Duration) {
 	<-p.done
 }
 
+// resume lets go on what has stopped itself: nsenter does when what it started
+// is stopped.
+func (p *proc) resume() {
+	_ = p.cmd.Process.Signal(syscall.SIGCONT) // it may have ended already
+}
+
 // until polls check until it succeeds. It gives up when the process ends or
 // the time is over, and then says what the process logged last.
 func (p *proc) until(ctx context.Context, limit time.Duration, check func(context.Context) error) error {

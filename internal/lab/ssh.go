@@ -40,7 +40,7 @@ const sshdConfig = `Port 22
 ListenAddress %s
 HostKey /run/lab/ssh_host_ed25519_key
 HostKey /run/lab/ssh_host_ecdsa_key
-AuthorizedKeysFile /run/lab/authorized_keys
+AuthorizedKeysFile /run/lab/authorized_keys/%%u
 PidFile /run/lab/sshd.pid
 PermitRootLogin prohibit-password
 PasswordAuthentication no
@@ -55,14 +55,22 @@ Subsystem sftp internal-sftp
 `
 
 func (n *Node) writeSSH(client ssh.PublicKey) error {
-	dir := filepath.Join(n.dir, "run", "lab")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("preparing sshd: %w", err)
+	// The last is sshd's own, for its unprivileged half.
+	for _, dir := range []string{"lab", "lab/authorized_keys", "sshd"} {
+		if err := os.MkdirAll(filepath.Join(n.dir, "run", dir), 0o755); err != nil {
+			return fmt.Errorf("preparing sshd: %w", err)
+		}
 	}
-	// sshd's own directory for its unprivileged half.
-	if err := os.MkdirAll(filepath.Join(n.dir, "run", "sshd"), 0o755); err != nil {
-		return fmt.Errorf("preparing sshd: %w", err)
+	if err := n.writeHostKeys(); err != nil {
+		return err
 	}
+	if err := n.Authorize(client); err != nil {
+		return err
+	}
+	return n.writeSSHConfig()
+}
+
+func (n *Node) writeHostKeys() error {
 	_, ed, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return fmt.Errorf("making a host key: %w", err)
@@ -71,38 +79,81 @@ func (n *Node) writeSSH(client ssh.PublicKey) error {
 	if err != nil {
 		return fmt.Errorf("making a host key: %w", err)
 	}
-	for name, key := range map[string]any{"ed25519": ed, "ecdsa": ec} {
-		pub, err := writeKey(filepath.Join(dir, "ssh_host_"+name+"_key"), n.Name, key)
+	n.HostKeys = nil
+	// ed25519 first, the one clients ask for.
+	for _, key := range []struct {
+		name string
+		key  any
+	}{{"ed25519", ed}, {"ecdsa", ec}} {
+		pub, err := writeKey(filepath.Join(n.dir, "run", "lab", "ssh_host_"+key.name+"_key"), n.Name, key.key)
 		if err != nil {
 			return err
 		}
 		n.HostKeys = append(n.HostKeys, pub)
 	}
-	// ed25519 first, the one clients ask for.
-	if n.HostKeys[0].Type() != ssh.KeyAlgoED25519 {
-		n.HostKeys[0], n.HostKeys[1] = n.HostKeys[1], n.HostKeys[0]
-	}
-	if err := n.Authorize(client); err != nil {
-		return err
-	}
-	config := fmt.Sprintf(sshdConfig, n.Addr)
-	if err := os.WriteFile(filepath.Join(dir, "sshd_config"), []byte(config), 0o600); err != nil {
+	return nil
+}
+
+// writeSSHConfig writes sshd's settings. Of a setting given twice sshd takes the
+// first.
+func (n *Node) writeSSHConfig(first ...string) error {
+	text := strings.Join(append(first, fmt.Sprintf(sshdConfig, n.Addr)), "\n")
+	if err := os.WriteFile(filepath.Join(n.dir, "run", "lab", "sshd_config"), []byte(text), 0o600); err != nil {
 		return fmt.Errorf("preparing sshd: %w", err)
 	}
 	return nil
 }
 
+// ConfigureSSH restarts the node's sshd with these lines of sshd_config before
+// the lab's own, so that they beat them; without any, with the lab's own again.
+// A Match block would swallow the lab's own. Sessions that are open stay open.
+func (n *Node) ConfigureSSH(ctx context.Context, lines ...string) error {
+	if err := n.writeSSHConfig(lines...); err != nil {
+		return err
+	}
+	return n.restartSSH(ctx)
+}
+
+// NewHostKeys gives the node other host keys, as a new installation would, for
+// good. HostKeys tells them.
+func (n *Node) NewHostKeys(ctx context.Context) error {
+	if err := n.writeHostKeys(); err != nil {
+		return err
+	}
+	return n.restartSSH(ctx)
+}
+
+func (n *Node) restartSSH(ctx context.Context) error {
+	if err := n.StopSSH(ctx); err != nil {
+		return err
+	}
+	return n.StartSSH(ctx)
+}
+
+// FreezeSSH stops the node's sshd where it is, open sessions too: connections are
+// accepted, by the kernel, and nothing is answered.
+func (n *Node) FreezeSSH(ctx context.Context) error { return n.freeze(ctx, "sshd") }
+
+// ThawSSH lets a frozen sshd go on.
+func (n *Node) ThawSSH(ctx context.Context) error { return n.thaw(ctx, "sshd", n.sshd) }
+
 // Authorize lets exactly these keys in as root, from the next connection on.
-func (n *Node) Authorize(keys ...ssh.PublicKey) error {
+func (n *Node) Authorize(keys ...ssh.PublicKey) error { return n.authorize("root", keys) }
+
+func (n *Node) authorize(user string, keys []ssh.PublicKey) error {
 	var lines strings.Builder
 	for _, k := range keys {
 		lines.Write(ssh.MarshalAuthorizedKey(k))
 	}
-	file := filepath.Join(n.dir, "run", "lab", "authorized_keys")
-	if err := os.WriteFile(file, []byte(lines.String()), 0o600); err != nil {
+	// Readable for the user as whom sshd reads it.
+	if err := os.WriteFile(n.authorized(user), []byte(lines.String()), 0o644); err != nil {
 		return fmt.Errorf("authorizing keys on %s: %w", n.Name, err)
 	}
 	return nil
+}
+
+func (n *Node) authorized(user string) string {
+	return filepath.Join(n.dir, "run", "lab", "authorized_keys", user)
 }
 
 // StartSSH starts the node's sshd.
