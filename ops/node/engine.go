@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -37,9 +38,8 @@ type engine struct {
 	log   *slog.Logger
 	limit timeouts
 
-	turn  chan struct{} // held by who finds out, and guards what follows
-	stdio bool          // dialStdio works
-	first net.Conn      // the connection that showed it, unless it was given away
+	turn  chan struct{} // held by who connects, and guards stdio
+	stdio bool          // dialStdio works, and the socket does not
 }
 
 func newEngine(c *ssh.Client, to target, log *slog.Logger, limit timeouts) *engine {
@@ -71,39 +71,30 @@ func (e *engine) connect(ctx context.Context) (net.Conn, error) {
 	case <-ctx.Done():
 		return nil, e.lost(ctx, ctx.Err())
 	}
-	if conn := e.first; conn != nil {
-		e.first = nil
-		return conn, nil
-	}
-	if e.stdio {
-		conn, err := e.run(ctx)
-		if err != nil {
-			return nil, err
+	if !e.stdio {
+		conn, err := e.ssh.DialContext(ctx, "unix", socket)
+		if err == nil {
+			return conn, nil
 		}
-		return conn, nil
+		// OpenSSH does not tell whether it may not forward, the user may not use
+		// the socket, or nothing listens on it. The command does, and may find
+		// another socket too.
+		var refused *ssh.OpenChannelError
+		if !errors.As(err, &refused) {
+			return nil, e.lost(ctx, err)
+		}
+		e.log.Debug("the Docker socket cannot be opened over SSH: trying the docker command", "server", e.to.String(), "err", err)
 	}
-	conn, err := e.ssh.DialContext(ctx, "unix", socket)
-	if err == nil {
-		return conn, nil
-	}
-	// OpenSSH does not tell whether it may not forward, the user may not use the
-	// socket, or nothing listens on it. The command does, and may find another
-	// socket too.
-	var refused *ssh.OpenChannelError
-	if !errors.As(err, &refused) {
-		return nil, e.lost(ctx, err)
-	}
-	e.log.Debug("the Docker socket cannot be opened over SSH: trying the docker command", "server", e.to.String(), "err", err)
-	program, err := e.run(ctx)
+	p, err := e.run(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := program.ping(ctx); err != nil {
-		_ = program.Close() // the error tells more
+	if err := p.ping(ctx); err != nil {
+		_ = p.Close() // the error tells more
 		return nil, err
 	}
 	e.stdio = true
-	return program, nil
+	return p, nil
 }
 
 // lost names why the SSH connection is of no use any more.
@@ -113,11 +104,14 @@ func (e *engine) lost(ctx context.Context, err error) error {
 	case errors.Is(ctx.Err(), context.Canceled):
 		return &ops.Error{Code: ops.Canceled, Sentence: "Called off: speak with " + host, Err: context.Canceled}
 	case ctx.Err() != nil:
-		return (&ops.Error{Code: ops.Unavailable, Sentence: "The SSH server of " + host + " let Waggle in and then hangs", Err: err}).
+		// Not ctx.Err(): the Docker client would try again.
+		return (&ops.Error{Code: ops.Unavailable, Sentence: "The SSH server of " + host + " let Waggle in and then hangs", Err: errNoAnswer}).
 			Then("See whether that machine is well, and restart its sshd")
 	}
 	return (&ops.Error{Code: ops.Unavailable, Sentence: "The SSH connection to " + host + " broke", Err: broken{err}}).Then("Try again")
 }
+
+var errNoAnswer = errors.New("no answer in time")
 
 // broken is what a connection that has ended gives.
 type broken struct{ error }
@@ -179,7 +173,8 @@ func (e *engine) start() (*program, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.in, p.out = in, bufio.NewReader(out)
+	p.in, p.pipe = in, io.LimitedReader{R: out, N: mostGreeting}
+	p.out = bufio.NewReader(&p.pipe)
 	if err := session.Start(dialStdio); err != nil {
 		_ = session.Close()
 		if strings.Contains(err.Error(), "command "+dialStdio+" failed") { // x/crypto has no type for it
@@ -200,7 +195,8 @@ type program struct {
 	*engine
 	session *ssh.Session
 	in      io.WriteCloser
-	out     *bufio.Reader
+	pipe    io.LimitedReader
+	out     *bufio.Reader // of pipe
 	stderr  tail
 
 	ended chan struct{}
@@ -227,6 +223,9 @@ func (p *program) SetDeadline(time.Time) error      { return os.ErrNoDeadline }
 func (p *program) SetReadDeadline(time.Time) error  { return os.ErrNoDeadline }
 func (p *program) SetWriteDeadline(time.Time) error { return os.ErrNoDeadline }
 
+// mostGreeting is how much a program may say before it is known for an engine.
+const mostGreeting = 64 << 10
+
 // ping sees whether an engine is at the other end. Only its answer counts:
 // shells and programs write to stderr whatever they like.
 func (p *program) ping(ctx context.Context) error {
@@ -245,10 +244,11 @@ func (p *program) ping(ctx context.Context) error {
 	_, err := within(ctx, answer, func(struct{}) {})
 	switch {
 	case err == nil:
+		p.pipe.N = math.MaxInt64
 		return nil
 	case ctx.Err() != nil:
 		return p.lost(ctx, err)
-	case !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF):
+	case p.pipe.N <= 0 || !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF):
 		return p.failed(err)
 	}
 	select {

@@ -27,10 +27,6 @@ const (
 	keyComment = "waggle"
 )
 
-// secretsDir is where Docker mounts secrets, for all in the container to read
-// unless the service says otherwise.
-const secretsDir = "/run/secrets/"
-
 // keyring is the private key, read from its file when that has changed.
 type keyring struct {
 	file       string // "" is a key of our own in dir
@@ -72,25 +68,20 @@ func (k *keyring) signer(ctx context.Context) (ssh.Signer, error) {
 // load reads the private key in a file.
 func (k *keyring) load(path string) (ssh.Signer, os.FileInfo, error) {
 	f, err := os.Open(path)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return nil, nil, keyFailed(err, "There is no SSH key at %s", path).Then("Make one with `ssh-keygen -t ed25519 -f %s`, or leave ssh.key_file out: then Waggle makes its own", path)
-	case errors.Is(err, os.ErrPermission):
-		return nil, nil, keyFailed(err, "Waggle may not read its SSH key %s", path).Then("Give the file to the user that Waggle runs as: it is uid %d", os.Geteuid())
-	case err != nil:
-		return nil, nil, keyFailed(err, "The SSH key %s cannot be read", path)
+	if err != nil {
+		return nil, nil, unreadable(path, err)
 	}
 	defer f.Close()
 	st, err := f.Stat()
 	if err != nil {
-		return nil, nil, keyFailed(err, "The SSH key %s cannot be read", path)
+		return nil, nil, unreadable(path, err)
 	}
 	if st.IsDir() {
 		return nil, nil, keyFailed(nil, "The SSH key %s is a directory", path).Then("Set ssh.key_file to the file with the private key")
 	}
 	text, err := io.ReadAll(io.LimitReader(f, 64<<10))
 	if err != nil {
-		return nil, nil, keyFailed(err, "The SSH key %s cannot be read", path)
+		return nil, nil, unreadable(path, err)
 	}
 	// What else the file holds is told before who else may read it: a public key
 	// may be read by all.
@@ -98,10 +89,25 @@ func (k *keyring) load(path string) (ssh.Signer, os.FileInfo, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if mode := st.Mode().Perm(); mode&0o077 != 0 && !strings.HasPrefix(path, secretsDir) {
+	if mode := st.Mode().Perm(); mode&0o077 != 0 && !mayBeReadable(path) {
 		return nil, nil, keyFailed(nil, "Others than Waggle may read its SSH key %s: its mode is %#o", path, mode).Then("Run `chmod 600 %s`", path)
 	}
 	return signer, st, nil
+}
+
+// mayBeReadable says whether the file is a Docker secret. Those are mounted for
+// all in the container to read unless the service says otherwise, and Waggle is
+// alone there.
+func mayBeReadable(path string) bool { return filepath.Dir(path) == "/run/secrets" }
+
+func unreadable(path string, err error) error {
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return keyFailed(err, "There is no SSH key at %s", path).Then("Make one with `ssh-keygen -t ed25519 -f %s`, or leave ssh.key_file out: then Waggle makes its own", path)
+	case errors.Is(err, os.ErrPermission):
+		return keyFailed(err, "Waggle may not read its SSH key %s", path).Then("Give the file to the user that Waggle runs as: it is uid %d", os.Geteuid())
+	}
+	return keyFailed(err, "The SSH key %s cannot be read", path)
 }
 
 // parse reads a private key. No error has anything of the file's content or the
@@ -150,8 +156,8 @@ func (k *keyring) own() (string, error) {
 		}
 	}
 	path := filepath.Join(dir, keyName)
-	if _, err := os.Lstat(path); err == nil || !errors.Is(err, os.ErrNotExist) {
-		return path, nil // load tells what is wrong with it
+	if _, err := os.Lstat(path); err == nil {
+		return path, nil
 	}
 	public, err := k.generate(dir, path)
 	if err != nil {

@@ -14,9 +14,13 @@ import (
 
 // ProbeUDP sees whether datagrams get to a port of a host; see ops.Servers.
 func (s *Servers) ProbeUDP(ctx context.Context, host string, port int) error {
+	asked := ctx
 	ctx, cancel := context.WithTimeout(ctx, s.timeouts.udp)
 	defer cancel()
 	silent := func(err error) error {
+		if asked.Err() != nil {
+			return &ops.Error{Code: ops.Canceled, Sentence: fmt.Sprintf("Called off: see whether UDP %d of %s is open", port, host), Err: asked.Err()}
+		}
 		return (&ops.Error{Code: ops.Unavailable, Sentence: fmt.Sprintf("%s gives no answer on UDP %d: a firewall may drop it", host, port), Err: err}).
 			Then("Open UDP %d there to the other nodes", port)
 	}

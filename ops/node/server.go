@@ -29,7 +29,14 @@ var _ ops.Server = (*Server)(nil)
 
 func (s *Servers) newServer(c *ssh.Client, addr ops.Address, key ops.HostKey) (*Server, error) {
 	e := newEngine(c, target{Address: addr}, s.log, s.timeouts)
-	docker, err := swarm.Dial(swarm.Options{Host: addr.Host, Dial: e.dial, Log: s.log, Now: s.now})
+	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := e.dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return &bounded{Conn: conn, left: mostAnswers}, nil
+	}
+	docker, err := swarm.Dial(swarm.Options{Host: addr.Host, Dial: dial, Log: s.log, Now: s.now})
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +119,10 @@ func (s *Server) Reaches(ctx context.Context, address string) error {
 		case strings.Contains(why, "name or service not known"), strings.Contains(why, "name resolution"), strings.Contains(why, "no address"):
 			return closed("%s cannot find the address of %s", s.addr.Host, host)
 		}
-		return closed("%s gets no connection to %s", s.addr.Host, address)
+		if refused.Reason == ssh.ConnectionFailed {
+			return closed("%s gets no connection to %s", s.addr.Host, address)
+		}
+		return &ops.Error{Code: ops.Failed, Sentence: fmt.Sprintf("Whether %s reaches %s could not be tried", s.addr.Host, address), Err: err}
 	}
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):
@@ -123,4 +133,25 @@ func (s *Server) Reaches(ctx context.Context, address string) error {
 		return closed("%s gets no answer from %s on port %s", s.addr.Host, host, port)
 	}
 	return (&ops.Error{Code: ops.Failed, Sentence: "The SSH connection to " + s.addr.Host + " broke", Err: err}).Then("Try again")
+}
+
+// mostAnswers is how much an engine may say on one connection. The server may be
+// anybody's, and its answers are decoded in memory.
+const mostAnswers = 4 << 20
+
+// bounded is a connection of which only so much is read.
+type bounded struct {
+	net.Conn
+	left int64
+}
+
+var errTalksTooMuch = errors.New("the engine says more than any engine would")
+
+func (b *bounded) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, errTalksTooMuch
+	}
+	n, err := b.Conn.Read(p[:min(int64(len(p)), b.left)])
+	b.left -= int64(n)
+	return n, err
 }

@@ -39,7 +39,7 @@ func (c *Client) Machine(ctx context.Context) (ops.Machine, error) {
 	defer cancel()
 	ping, err := c.api.Ping(ctx)
 	if err != nil {
-		return ops.Machine{}, c.failed(err, "tell its version")
+		return ops.Machine{}, c.unread(err)
 	}
 	c.api.NegotiateAPIVersionPing(ping)
 	asked := c.now()
@@ -50,7 +50,7 @@ func (c *Client) Machine(ctx context.Context) (ops.Machine, error) {
 			return ops.Machine{}, (&ops.Error{Code: ops.Failed, Sentence: "Docker at " + c.host + " is newer than what Waggle can speak with", Err: err}).
 				Then("Upgrade Waggle")
 		}
-		return ops.Machine{}, c.failed(err, "tell about its machine")
+		return ops.Machine{}, c.unread(err)
 	}
 	if tooOld(i.ServerVersion, ping.APIVersion) {
 		return ops.Machine{}, ops.Errorf(ops.Failed, "Docker %s at %s is too old: %s is the oldest that can join", i.ServerVersion, c.host, oldestEngine).
@@ -71,6 +71,14 @@ func (c *Client) Machine(ctx context.Context) (ops.Machine, error) {
 		m.ClockAhead = there.Sub(asked.Add(answered.Sub(asked) / 2))
 	}
 	return m, nil
+}
+
+func (c *Client) unread(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return (&ops.Error{Code: ops.Unavailable, Sentence: "Docker at " + c.host + " does not answer: its engine, or the way to it, hangs", Err: err}).
+			Then("See there whether `docker info` answers, and restart it with `systemctl restart docker` if not")
+	}
+	return c.failed(err, "tell about its machine")
 }
 
 func membership(i *system.Info) ops.Membership {
