@@ -83,6 +83,17 @@ func (s *Servers) dial(ctx context.Context, to target, algorithms []string, chec
 	return ssh.NewClient(c, channels, requests), nil
 }
 
+// dialKnown is dial to a server whose key is expected in these algorithms. One
+// that has no key of theirs any more is asked for another, which check refuses.
+func (s *Servers) dialKnown(ctx context.Context, to target, algorithms []string, check ssh.HostKeyCallback) (*ssh.Client, error) {
+	client, err := s.dial(ctx, to, algorithms, check)
+	var none *ssh.AlgorithmNegotiationError
+	if errors.As(err, &none) && slices.Equal(none.SupportedAlgorithms, algorithms) {
+		return s.dial(ctx, to, hostKeyAlgorithms(), check)
+	}
+	return client, err
+}
+
 // unreachable names why there is no TCP connection.
 func unreachable(ctx context.Context, to target, err error) error {
 	port := strconv.Itoa(to.Port)

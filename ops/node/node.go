@@ -9,7 +9,6 @@ import (
 	"errors"
 	"log/slog"
 	"net"
-	"slices"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -105,13 +104,7 @@ func (s *Servers) Connect(ctx context.Context, addr ops.Address, want ops.HostKe
 		}
 		return nil
 	}
-	client, err := s.dial(ctx, to, algorithms, check)
-	// A server that has no key of the wanted kind any more shows another one to
-	// whoever asks for any; check refuses it.
-	var none *ssh.AlgorithmNegotiationError
-	if errors.As(err, &none) && want != (ops.HostKey{}) && slices.Equal(none.SupportedAlgorithms, algorithms) {
-		client, err = s.dial(ctx, to, hostKeyAlgorithms(), check)
-	}
+	client, err := s.dialKnown(ctx, to, algorithms, check)
 	if errors.Is(err, errHostKey) {
 		return nil, (&ops.Error{Code: ops.Failed, Err: err,
 			Sentence: "The host key of " + addr.Host + " changed: it was " + want.Fingerprint + ", and now it is " + shown.Fingerprint}).

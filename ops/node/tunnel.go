@@ -119,7 +119,7 @@ func (t *Tunnel) connect(ctx context.Context) (*ssh.Client, error) {
 	}
 	var shown ssh.PublicKey
 	var wrong error
-	client, err := t.servers.dial(ctx, t.to, knownAlgorithms(check, t.to), func(name string, remote net.Addr, key ssh.PublicKey) error {
+	client, err := t.servers.dialKnown(ctx, t.to, knownAlgorithms(check, t.to), func(name string, remote net.Addr, key ssh.PublicKey) error {
 		shown, wrong = key, check(name, remote, key)
 		return wrong
 	})
