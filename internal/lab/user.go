@@ -17,6 +17,9 @@ type user struct {
 	gid  int
 }
 
+// rootHome is the home directory of a node's root, on the node.
+const rootHome = "/run/lab/home/root"
+
 // firstUser is the id of the first of them.
 const firstUser = 5000
 
@@ -78,6 +81,12 @@ func (n *Node) writeUsers() error {
 			return fmt.Errorf("writing the users of %s: %w", n.Name, err)
 		}
 		files[name] = strings.TrimRight(string(text), "\n") + "\n"
+	}
+	// What this machine's root has in its shell's files is not for the nodes, where
+	// it would take its time at each login.
+	files["passwd"] = strings.Replace(files["passwd"], ":/root:", ":"+rootHome+":", 1)
+	if err := os.MkdirAll(filepath.Join(n.dir, rootHome), 0o700); err != nil {
+		return fmt.Errorf("writing the users of %s: %w", n.Name, err)
 	}
 	for _, u := range n.users {
 		files["passwd"] += fmt.Sprintf("%s:x:%d:%d::%s:/bin/sh\n", u.name, u.id, u.gid, u.home())

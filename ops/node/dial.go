@@ -94,6 +94,14 @@ func (s *Servers) dialKnown(ctx context.Context, to target, algorithms []string,
 	return client, err
 }
 
+// hangUp ends a connection. One that has ended already is no error.
+func hangUp(c *ssh.Client) error {
+	if err := c.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
 // unreachable names why there is no TCP connection.
 func unreachable(ctx context.Context, to target, err error) error {
 	port := strconv.Itoa(to.Port)
@@ -143,7 +151,7 @@ func handshakeFailed(ctx context.Context, to target, greeting string, err error)
 	case errors.As(err, &none):
 		return (&ops.Error{Code: ops.Failed, Sentence: fmt.Sprintf("The SSH server of %s has no %s in common with Waggle: it is too old, or set up too narrowly", to.Host, none.What), Err: err}).
 			Then("Upgrade sshd there, or allow it a current algorithm")
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, net.ErrClosed):
 		return (&ops.Error{Code: ops.Unavailable, Sentence: fmt.Sprintf("%s closed the SSH connection before Waggle could log in", to.Host), Err: err}).
 			Then("See its sshd's log: it may have too many connections, or ban this machine")
 	}
@@ -156,8 +164,10 @@ func canceled(to target) error {
 }
 
 // wire is the TCP connection below SSH. No write on it blocks for long, whatever
-// the server does: closing a channel is a write too. It remembers how the server
-// began.
+// the server does: closing a channel is a write too. What comes is acknowledged
+// at once: after the login sshd sends two small packets in a row, and by Nagle's
+// algorithm keeps the second until then, which would take 40 ms. It remembers how
+// the server began.
 type wire struct {
 	net.Conn
 	limit time.Duration
@@ -168,6 +178,14 @@ type wire struct {
 
 func (w *wire) Read(p []byte) (int, error) {
 	n, err := w.Conn.Read(p)
+	if c, ok := w.Conn.(syscall.Conn); ok {
+		if raw, err := c.SyscallConn(); err == nil {
+			// Not kept by the kernel for long; one that fails costs only time.
+			_ = raw.Control(func(fd uintptr) {
+				_ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_QUICKACK, 1)
+			})
+		}
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if room := 256 - len(w.heard); room > 0 {
@@ -177,10 +195,15 @@ func (w *wire) Read(p []byte) (int, error) {
 }
 
 func (w *wire) Write(p []byte) (int, error) {
-	if err := w.SetWriteDeadline(time.Now().Add(w.limit)); err != nil {
-		return 0, err
+	err := w.SetWriteDeadline(time.Now().Add(w.limit))
+	n := 0
+	if err == nil {
+		n, err = w.Conn.Write(p)
 	}
-	return w.Conn.Write(p)
+	if err != nil {
+		_ = w.Close() // half a packet: nothing can follow it
+	}
+	return n, err
 }
 
 func (w *wire) greeting() string {

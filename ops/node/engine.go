@@ -14,6 +14,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -38,12 +39,11 @@ type engine struct {
 	log   *slog.Logger
 	limit timeouts
 
-	turn  chan struct{} // held by who connects, and guards stdio
-	stdio bool          // dialStdio works, and the socket does not
+	stdio atomic.Bool // dialStdio works, and the socket does not
 }
 
 func newEngine(c *ssh.Client, to target, log *slog.Logger, limit timeouts) *engine {
-	return &engine{ssh: c, to: to, log: log, limit: limit, turn: make(chan struct{}, 1)}
+	return &engine{ssh: c, to: to, log: log, limit: limit}
 }
 
 // dial is for swarm.Options. Its errors keep an *ops.Error in their chain.
@@ -65,13 +65,7 @@ func (noWay) Error() string   { return "there is no way to the engine" }
 func (n noWay) Unwrap() error { return n.error }
 
 func (e *engine) connect(ctx context.Context) (net.Conn, error) {
-	select {
-	case e.turn <- struct{}{}:
-		defer func() { <-e.turn }()
-	case <-ctx.Done():
-		return nil, e.lost(ctx, ctx.Err())
-	}
-	if !e.stdio {
+	if !e.stdio.Load() {
 		conn, err := e.ssh.DialContext(ctx, "unix", socket)
 		if err == nil {
 			return conn, nil
@@ -93,7 +87,7 @@ func (e *engine) connect(ctx context.Context) (net.Conn, error) {
 		_ = p.Close() // the error tells more
 		return nil, err
 	}
-	e.stdio = true
+	e.stdio.Store(true)
 	return p, nil
 }
 

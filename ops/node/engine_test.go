@@ -227,6 +227,11 @@ func TestConnectionBreaks(t *testing.T) {
 	_, err := server.Machine(t.Context())
 	wantError(t, err, ops.Unavailable, "The SSH connection to 127.0.0.1 broke", "Try again")
 	wantError(t, server.Reaches(t.Context(), "10.0.0.11:2377"), ops.Failed, "The SSH connection to 127.0.0.1 broke", "Try again")
+	for range 2 {
+		if err := server.Close(); err != nil {
+			t.Errorf("closing what is broken: %v", err)
+		}
+	}
 }
 
 func TestReaches(t *testing.T) {

@@ -48,7 +48,7 @@ func (s *Server) HostKey() ops.HostKey { return s.hostKey }
 
 // Close ends the connection, and with it every call that is in flight.
 func (s *Server) Close() error {
-	return errors.Join(s.docker.Close(), s.ssh.Close())
+	return errors.Join(s.docker.Close(), hangUp(s.ssh))
 }
 
 // Machine reads the server's engine.

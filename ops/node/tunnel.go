@@ -221,9 +221,7 @@ func (t *Tunnel) Close() error {
 	t.closed = true
 	var err error
 	if t.link != nil {
-		if err = t.link.ssh.Close(); errors.Is(err, net.ErrClosed) {
-			err = nil // it had ended before
-		}
+		err = hangUp(t.link.ssh)
 	}
 	t.tasks.Wait()
 	return err
