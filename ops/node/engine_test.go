@@ -157,28 +157,32 @@ func TestEngineComesAndGoes(t *testing.T) {
 
 func TestServerThatHangs(t *testing.T) {
 	noGoroutines(t)
-	var hang chan struct{} // until it is closed
 	for name, c := range map[string]struct {
-		s        *sshd
+		server   func(t *testing.T, hang <-chan struct{}) *sshd
 		sentence string
 	}{
-		"opening the socket": {&sshd{socket: func() (net.Conn, error) { <-hang; return nil, errors.New("late") }}, "The SSH server of 127.0.0.1 let Waggle in and then hangs"},
-		"the command":        {&sshd{exec: func(*session) { <-hang }}, "The SSH server of 127.0.0.1 let Waggle in and then hangs"},
-		"the engine": {&sshd{socket: engineSocket(t, map[string]http.HandlerFunc{
-			"GET /v1.41/info": func(_ http.ResponseWriter, r *http.Request) {
-				select {
-				case <-hang:
-				case <-r.Context().Done():
-				}
-			},
-		})}, "Docker at 127.0.0.1 does not answer: its engine, or the way to it, hangs"},
+		"opening the socket": {func(t *testing.T, hang <-chan struct{}) *sshd {
+			return &sshd{T: t, socket: func() (net.Conn, error) { <-hang; return nil, errors.New("late") }}
+		}, "The SSH server of 127.0.0.1 let Waggle in and then hangs"},
+		"the command": {func(t *testing.T, hang <-chan struct{}) *sshd {
+			return &sshd{T: t, exec: func(*session) { <-hang }}
+		}, "The SSH server of 127.0.0.1 let Waggle in and then hangs"},
+		"the engine": {func(t *testing.T, hang <-chan struct{}) *sshd {
+			return &sshd{T: t, socket: engineSocket(t, map[string]http.HandlerFunc{
+				"GET /v1.41/info": func(_ http.ResponseWriter, r *http.Request) {
+					select {
+					case <-hang:
+					case <-r.Context().Done():
+					}
+				},
+			})}
+		}, "Docker at 127.0.0.1 does not answer: its engine, or the way to it, hangs"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c.s.T = t
-			hang = make(chan struct{})
+			hang := make(chan struct{})
 			client := newClient(t)
 			client.timeouts.open = 200 * time.Millisecond
-			server := client.connect(c.s)
+			server := client.connect(c.server(t, hang))
 			t.Cleanup(func() { close(hang) })
 			ctx, cancel := context.WithTimeout(t.Context(), 400*time.Millisecond)
 			defer cancel()
@@ -236,20 +240,22 @@ func TestConnectionBreaks(t *testing.T) {
 
 func TestReaches(t *testing.T) {
 	noGoroutines(t)
-	var hang chan struct{} // until it is closed
-	refuse := func(reason ssh.RejectionReason, message string) func(string) *ssh.OpenChannelError {
-		return func(string) *ssh.OpenChannelError { return &ssh.OpenChannelError{Reason: reason, Message: message} }
+	refuse := func(reason ssh.RejectionReason, message string) func(*sshd, string) *ssh.OpenChannelError {
+		return func(*sshd, string) *ssh.OpenChannelError {
+			return &ssh.OpenChannelError{Reason: reason, Message: message}
+		}
 	}
+	silent := func(s *sshd, _ string) *ssh.OpenChannelError { <-s.stopped; return nil }
 	const address = "10.0.0.11:2377"
 	for name, c := range map[string]struct {
-		tcp            func(string) *ssh.OpenChannelError
+		tcp            func(*sshd, string) *ssh.OpenChannelError
 		code           ops.Code
 		sentence, next string
 	}{
-		"open":               {func(string) *ssh.OpenChannelError { return nil }, "", "", ""},
+		"open":               {func(*sshd, string) *ssh.OpenChannelError { return nil }, "", "", ""},
 		"refused":            {refuse(ssh.ConnectionFailed, "Connection refused"), ops.Unavailable, "127.0.0.1 reaches 10.0.0.11, but nothing listens on its port 2377", "Open TCP 2377 there to 127.0.0.1"},
 		"timed out":          {refuse(ssh.ConnectionFailed, "Connection timed out"), ops.Unavailable, "127.0.0.1 gets no answer from 10.0.0.11 on port 2377", "Open TCP 2377"},
-		"no answer":          {func(string) *ssh.OpenChannelError { <-hang; return nil }, ops.Unavailable, "127.0.0.1 gets no answer from 10.0.0.11 on port 2377", "Open TCP 2377"},
+		"no answer":          {silent, ops.Unavailable, "127.0.0.1 gets no answer from 10.0.0.11 on port 2377", "Open TCP 2377"},
 		"no route":           {refuse(ssh.ConnectionFailed, "No route to host"), ops.Unavailable, "There is no way from 127.0.0.1 to 10.0.0.11", ""},
 		"no network":         {refuse(ssh.ConnectionFailed, "Network is unreachable"), ops.Unavailable, "There is no way from 127.0.0.1 to 10.0.0.11", ""},
 		"no name":            {refuse(ssh.ConnectionFailed, "Name or service not known"), ops.Unavailable, "127.0.0.1 cannot find the address of 10.0.0.11", ""},
@@ -261,9 +267,7 @@ func TestReaches(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			client := newClient(t)
 			client.timeouts.reach = 200 * time.Millisecond
-			hang = make(chan struct{})
 			server := client.connect(&sshd{T: t, tcp: c.tcp})
-			t.Cleanup(func() { close(hang) })
 			err := server.Reaches(t.Context(), address)
 			if c.code == "" {
 				if err != nil {
@@ -275,9 +279,7 @@ func TestReaches(t *testing.T) {
 		})
 	}
 	client := newClient(t)
-	hang = make(chan struct{})
-	server := client.connect(&sshd{T: t, tcp: func(string) *ssh.OpenChannelError { <-hang; return nil }})
-	t.Cleanup(func() { close(hang) })
+	server := client.connect(&sshd{T: t, tcp: silent})
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	wantError(t, server.Reaches(ctx, address), ops.Failed, "There was no time to see whether 127.0.0.1 reaches "+address, "")
@@ -305,18 +307,18 @@ func TestJoinThroughAManagerThatIsReached(t *testing.T) {
 	noGoroutines(t)
 	const a, b, c = "10.0.0.1:2377", "10.0.0.2:2377", "10.0.0.3:2377"
 	for name, test := range map[string]struct {
-		tcp  func(string) *ssh.OpenChannelError
+		tcp  func(*sshd, string) *ssh.OpenChannelError
 		want string // the managers in order, "" for a refusal
 	}{
-		"all":       {func(string) *ssh.OpenChannelError { return nil }, a + " " + b + " " + c},
+		"all":       {func(*sshd, string) *ssh.OpenChannelError { return nil }, a + " " + b + " " + c},
 		"forbidden": {nil, a + " " + b + " " + c},
-		"only the second": {func(to string) *ssh.OpenChannelError {
+		"only the second": {func(_ *sshd, to string) *ssh.OpenChannelError {
 			if to == b {
 				return nil
 			}
 			return &ssh.OpenChannelError{Reason: ssh.ConnectionFailed, Message: "Connection refused"}
 		}, b + " " + a + " " + c},
-		"none": {func(string) *ssh.OpenChannelError {
+		"none": {func(*sshd, string) *ssh.OpenChannelError {
 			return &ssh.OpenChannelError{Reason: ssh.ConnectionFailed, Message: "Connection refused"}
 		}, ""},
 	} {
@@ -378,7 +380,7 @@ func TestSecretsAreNotTold(t *testing.T) {
 	client.public = signer.PublicKey()
 
 	sent := make(chan string, 4)
-	s := &sshd{T: t, tcp: func(string) *ssh.OpenChannelError { return nil }, socket: joiner(t, sent, http.StatusInternalServerError,
+	s := &sshd{T: t, tcp: func(*sshd, string) *ssh.OpenChannelError { return nil }, socket: joiner(t, sent, http.StatusInternalServerError,
 		`{"message":"could not join with `+token+`: digest canarycanarydigest, secret canarycanarysecret"}`)}
 	server := client.connect(s)
 	note(server.JoinSwarm(t.Context(), ops.Join{Token: token, Managers: []string{"10.0.0.1:2377"}}))

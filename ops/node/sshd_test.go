@@ -35,10 +35,12 @@ type sshd struct {
 	addr ops.Address
 	keys []ssh.Signer // host keys
 
-	socket func() (net.Conn, error)                   // opens the engine's socket
-	tcp    func(address string) *ssh.OpenChannelError // nil when it is reached
-	exec   func(s *session)                           // runs a command
-	before func(net.Conn) net.Conn                    // sees a connection first; nil closes it
+	socket func() (net.Conn, error)                            // opens the engine's socket
+	tcp    func(s *sshd, address string) *ssh.OpenChannelError // nil when it is reached
+	exec   func(s *session)                                    // runs a command
+	before func(net.Conn) net.Conn                             // sees a connection first; nil closes it
+
+	stopped chan struct{} // closed when the test ends
 
 	mu       sync.Mutex
 	conns    []net.Conn
@@ -74,6 +76,7 @@ func (s *sshd) start(client ssh.PublicKey) {
 		s.Fatal(err)
 	}
 	s.addr = ops.Address{Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port, User: "waggle"}
+	s.stopped = make(chan struct{})
 	var tasks sync.WaitGroup
 	tasks.Go(func() {
 		for {
@@ -89,6 +92,7 @@ func (s *sshd) start(client ssh.PublicKey) {
 	})
 	s.Cleanup(func() {
 		l.Close()
+		close(s.stopped)
 		s.hangUp()
 		tasks.Wait()
 	})
@@ -162,7 +166,7 @@ func (s *sshd) channel(ch ssh.NewChannel) {
 			ch.Reject(ssh.Prohibited, "open failed")
 			return
 		}
-		if refused := s.tcp(net.JoinHostPort(to.Host, "2377")); refused != nil {
+		if refused := s.tcp(s, net.JoinHostPort(to.Host, "2377")); refused != nil {
 			ch.Reject(refused.Reason, refused.Message)
 			return
 		}
