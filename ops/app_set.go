@@ -121,7 +121,7 @@ func appSettings() []setting {
 		label("branch", LabelBranch, "a branch", CheckBranch),
 		label("dockerfile", LabelDockerfile, "a path in the build context", checkInside),
 		label("context", LabelContext, "a directory of the repository", checkInside),
-		label("paths", LabelPaths, "paths, with commas: only pushes that change them deploy", nil),
+		label("paths", LabelPaths, "patterns with commas: only pushes that change such a path deploy", checkPaths),
 		label("channel", LabelChannel, "where its deploys are announced", nil),
 		label("approve", LabelApprove, "push: pushes wait for an approval", func(v string) error {
 			if v != "push" {

@@ -22,20 +22,12 @@ import (
 //
 // A list that begins with a ! means everything but that.
 func (s Service) untouched(p Push) (string, error) {
-	patterns := splitPatterns(s.Labels[LabelPaths])
+	patterns, err := parsePaths(s.Labels[LabelPaths])
+	if err != nil {
+		return "", fmt.Errorf("label %s of %s: %w", LabelPaths, s.Name, err)
+	}
 	if len(patterns) == 0 || len(p.Files) == 0 {
 		return "", nil
-	}
-	for i, pattern := range patterns {
-		negative := strings.HasPrefix(pattern, "!")
-		path := strings.Trim(strings.TrimPrefix(strings.TrimPrefix(pattern, "!"), "./"), "/")
-		if path == "" || !doublestar.ValidatePattern(path) {
-			return "", Errorf(Invalid, "the label %s of %s has %q in it, which is no pattern", LabelPaths, s.Name, pattern)
-		}
-		patterns[i] = path
-		if negative {
-			patterns[i] = "!" + path
-		}
 	}
 	for _, file := range p.Files {
 		if touches(patterns, file) {
@@ -47,6 +39,28 @@ func (s Service) untouched(p Push) (string, error) {
 		what = p.Files[0]
 	}
 	return fmt.Sprintf("only paths outside %s of %s were changed: %s", LabelPaths, s.Name, what), nil
+}
+
+// parsePaths reads the patterns of a label; a negative one begins with "!".
+func parsePaths(label string) ([]string, error) {
+	patterns := splitPatterns(label)
+	for i, pattern := range patterns {
+		path, negative := strings.CutPrefix(pattern, "!")
+		path = strings.Trim(strings.TrimPrefix(path, "./"), "/")
+		if path == "" || !doublestar.ValidatePattern(path) {
+			return nil, fmt.Errorf("%q is no pattern of paths, write one like src or **/*.go", pattern)
+		}
+		patterns[i] = path
+		if negative {
+			patterns[i] = "!" + path
+		}
+	}
+	return patterns, nil
+}
+
+func checkPaths(label string) error {
+	_, err := parsePaths(label)
+	return err
 }
 
 // touches says whether a path is one of those that the patterns, which are
