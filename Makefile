@@ -27,7 +27,7 @@ test-fast: ## the tests that need no root, and what was skipped
 fuzz: ## every fuzz test, FUZZTIME=5s each
 	@for pkg in $$(grep -rl --include=*_test.go '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
 	  for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9]*' $$pkg/*_test.go | cut -c6-); do \
-	    echo "$$pkg $$f"; go test $$pkg -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) >fuzz.log 2>&1 || { cat fuzz.log; exit 1; }; \
+	    echo "$$pkg $$f"; go test $$pkg -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x >fuzz.log 2>&1 || { cat fuzz.log; exit 1; }; \
 	  done; \
 	done; rm -f fuzz.log
 
