@@ -181,7 +181,7 @@ func appSettings() []setting {
 			c.Parallelism = &n
 			return strconv.Itoa(s.Parallelism), value, nil
 		}},
-		{name: "constraints", values: `like "node.labels.disk==ssd", with commas, or none`, restarts: true, plan: func(s Service, value string, c *Change) (string, string, error) {
+		{name: "constraints", values: `conditions like node.labels.disk==ssd, with commas, or none`, restarts: true, plan: func(s Service, value string, c *Change) (string, string, error) {
 			list := []string{}
 			if value != "none" {
 				var err error
@@ -462,13 +462,13 @@ func (a *AppSet) Converge(ctx context.Context, run *Run) (string, error) {
 	for _, name := range slices.Sorted(maps.Keys(a.Values)) {
 		names = append(names, name)
 	}
-	what := strings.Join(names, ", ")
+	what := fmt.Sprintf("%s of %s %s set", strings.Join(names, ", "), a.App, oneOrMore(len(names), "is", "are"))
 	if !a.restarts {
-		return fmt.Sprintf("%s of %s is set", what, a.App), nil
+		return what, nil
 	}
 	got, err := run.followUpdate(ctx, a.svc.Name, "", "Nothing of the change is left; correct it and try again.")
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%s of %s is set, %d of %d run with it", what, a.App, got.Running, got.Wanted), nil
+	return fmt.Sprintf("%s, %d of %d run with it", what, got.Running, got.Wanted), nil
 }
