@@ -458,10 +458,7 @@ func (a *AppSet) Apply(ctx context.Context, run *Run) error {
 
 // Converge follows the restart of the tasks, if there is one.
 func (a *AppSet) Converge(ctx context.Context, run *Run) (string, error) {
-	var names []string
-	for _, name := range slices.Sorted(maps.Keys(a.Values)) {
-		names = append(names, name)
-	}
+	names := slices.Sorted(maps.Keys(a.Values))
 	what := fmt.Sprintf("%s of %s %s set", strings.Join(names, ", "), a.App, oneOrMore(len(names), "is", "are"))
 	if !a.restarts {
 		return what, nil
