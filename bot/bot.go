@@ -31,6 +31,8 @@ type House interface {
 	Audit(ctx context.Context, target string, n int) ([]ops.Entry, error)
 	// Ask answers a question of somebody who may ask it.
 	Ask(ctx context.Context, who ops.Actor, q ops.Question) (ops.Answer, error)
+	// Registry returns a registry to be shown to somebody who may change it.
+	Registry(ctx context.Context, who ops.Actor, name string) (ops.Registry, error)
 }
 
 // Options configure a Bot.

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/slack-go/slack"
 
@@ -141,7 +140,7 @@ func (b *Bot) filledForm(ctx context.Context, in slack.InteractionCallback, aske
 	if in.View.State != nil {
 		for name, block := range in.View.State.Values {
 			v := block[name]
-			filled[name] = strings.TrimSpace(v.Value)
+			filled[name] = v.Value // as it is: spaces are part of a password
 			if v.SelectedOption.Value != "" {
 				filled[name] = v.SelectedOption.Value
 			}

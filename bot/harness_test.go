@@ -138,6 +138,14 @@ type submitter struct {
 	pending []ops.Waits
 	audit   []ops.Entry
 	ask     func(context.Context, ops.Question) (ops.Answer, error)
+	known   ops.Registry
+}
+
+func (s *submitter) Registry(_ context.Context, _ ops.Actor, name string) (ops.Registry, error) {
+	if name != s.known.Name {
+		return ops.Registry{}, ops.Errorf(ops.NotFound, "There is no registry %q", name)
+	}
+	return s.known, nil
 }
 
 func (s *submitter) Submit(ctx context.Context, req ops.Request, op ops.Operation) error {

@@ -123,8 +123,16 @@ type Apps interface {
 	// CreateSecret keeps a swarm secret and returns its id, that of the one of this
 	// name if there is one.
 	CreateSecret(ctx context.Context, name string, value secret.Text, labels map[string]string) (id string, err error)
+	// Secrets returns the swarm secrets whose name begins with prefix, by name.
+	Secrets(ctx context.Context, prefix string) ([]Secret, error)
 	// RemoveSecret removes a swarm secret that no service uses.
 	RemoveSecret(ctx context.Context, id string) error
+}
+
+// Secret is a secret of the swarm. Nobody reads its value again.
+type Secret struct {
+	ID   string
+	Name string
 }
 
 // NewService is a service to be made.
@@ -136,4 +144,6 @@ type NewService struct {
 	Constraints []string
 	Settings
 	Auth *RegistryAuth
+	Args []string // in place of the image's own command
+	Once bool     // it runs once, to its end
 }

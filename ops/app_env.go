@@ -54,7 +54,7 @@ func (a *AppEnv) Seal(key secret.Key) (err error) {
 // noKey says what to do when something secret cannot be kept.
 func noKey(err error) error {
 	if !errors.Is(err, secret.ErrNoKey) {
-		return err
+		return err // nil, or what the caller says of it
 	}
 	return Errorf(Invalid, "No secret_key is set, and secrets are only kept sealed with it").
 		Then("Make one with `openssl rand -base64 32`, set it as secret_key for every Waggle of this swarm, and start Waggle again.")

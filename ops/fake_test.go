@@ -17,6 +17,7 @@ import (
 // says otherwise. It keeps version indexes as Docker does.
 type fakeSwarm struct {
 	fakeConfigs
+	fakeMaking
 
 	mu       sync.Mutex
 	services map[string]*ops.Service
@@ -234,6 +235,12 @@ func (f *fakeSwarm) UpdateService(_ context.Context, svc ops.Service, c ops.Chan
 	}
 	f.updates = append(f.updates, c)
 	f.previous[svc.Name] = *s
+	if c.Auth != nil {
+		if f.given == nil {
+			f.given = map[string]string{}
+		}
+		f.given[s.Name] = c.Auth.Username + ":" + c.Auth.Password.Reveal()
+	}
 	s.Version++
 	labels := map[string]string{}
 	maps.Copy(labels, s.Labels)
@@ -301,7 +308,7 @@ func (f *fakeSwarm) Push(_ context.Context, _ string, auth ops.RegistryAuth, _ f
 func (f *fakeSwarm) spread(s ops.Service) []ops.Task {
 	var places []ops.Node
 	for _, n := range f.nodes {
-		if n.State == "ready" && n.Availability == "active" && (len(s.Constraints) == 0 || s.Constraints[0] == "node.hostname=="+n.Hostname) {
+		if n.State == "ready" && n.Availability == "active" && (len(s.Constraints) == 0 || s.Constraints[0] == "node.hostname=="+n.Hostname || s.Constraints[0] == "node.id == "+n.ID) {
 			places = append(places, n)
 		}
 	}

@@ -113,6 +113,8 @@ func (r *Run) apply(ctx context.Context) error {
 		Then("Nothing was changed. Find out who does, then try again.")
 }
 
+func targetKey(target string) string { return "target:" + target }
+
 // lock takes the target's lock. Who has no slow work behind it is refused when
 // it is held; else it is waited for.
 func (r *Runner) lock(ctx context.Context, run *Run, wait bool) (*store.Lease, error) {
@@ -125,7 +127,7 @@ func (r *Runner) lock(ctx context.Context, run *Run, wait bool) (*store.Lease, e
 		what = l.Lock()
 	}
 	for {
-		lease, err := r.Store.Lock(ctx, "target:"+what, r.claim(run))
+		lease, err := r.Store.Lock(ctx, targetKey(what), r.claim(run))
 		held := new(store.HeldError)
 		switch {
 		case err == nil:

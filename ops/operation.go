@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"waggle/internal/secret"
+	"waggle/ops/store"
 )
 
 // Operation is one change of the swarm. The Runner takes every operation the
@@ -74,6 +75,9 @@ type Env struct {
 	Swarm     Swarm
 	Source    Source
 	SecretKey secret.Key // opens the registries' passwords; the zero key when none is set
+	Images    ImageRegistries
+	// RegistryImage is the image of a registry that Waggle runs.
+	RegistryImage string
 	// ScaleAbove is the number of replicas above which a scale waits for an approval.
 	ScaleAbove    int
 	BuildTimeout  time.Duration
@@ -102,6 +106,7 @@ type Run struct {
 	persist  func(ctx context.Context, op json.RawMessage) error
 	message  Message
 	atEnd    []func()
+	hold     func(ctx context.Context, app string) (*store.Lease, error)
 
 	mu     sync.Mutex
 	status Status

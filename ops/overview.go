@@ -60,8 +60,8 @@ func (Overview) Ask(ctx context.Context, r *Runner, _ Actor) (Answer, error) {
 	registries, err := ReadRegistries(ctx, r.Env.Swarm)
 	if err != nil {
 		a.Concern(sentenceOf(err), "")
-	} else if _, pushed := registries.Pushed(); !pushed && len(w.nodes) > 1 {
-		a.Concern("there is no default push registry, so nothing that is built here runs on the other nodes", "`/registry add` or `/registry setup`")
+	} else {
+		registries.concerns(w.nodes, r.Env.SecretKey, &a)
 	}
 	a.Head = fmt.Sprintf("%d of %s ready, %s, ", up, many(len(w.nodes), "node"), q)
 	if short == 0 {

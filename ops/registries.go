@@ -228,8 +228,7 @@ func (rs Registries) fits(r Registry, instead string) error {
 // check says what is wrong with a registry by itself.
 func (r Registry) check() error {
 	if !registryName.MatchString(r.Name) {
-		return Errorf(Invalid, "%q is not a name for a registry", r.Name).
-			Then("Write one like hub or ghcr-acme: at most 40 lower-case letters, digits, - _ and .")
+		return badRegistryName(r.Name)
 	}
 	domain, prefix, err := CleanRegistry(r.Domain, r.Prefix)
 	switch {
@@ -237,14 +236,26 @@ func (r Registry) check() error {
 		return err
 	case domain != r.Domain || prefix != r.Prefix:
 		return Errorf(Invalid, "%s is not how references have it", r.where()).Then("Write %s.", Registry{Domain: domain, Prefix: prefix}.where())
-	case r.Push && domain == hub && prefix == "":
-		return Errorf(Invalid, "On Docker Hub every image belongs to an account, so images can only be pushed with a prefix").
-			Then("Give the account or organization as the prefix, or allow no pushing.")
+	case r.checkHub() != nil:
+		return r.checkHub()
 	case (r.Username == "") != (r.Sealed == ""):
 		return Errorf(Invalid, "A login is a user and a password, and only one of them is given").
 			Then("Give both, or none for a registry that lets everybody in.")
 	}
 	return checkUsername(r.Username)
+}
+
+func badRegistryName(name string) error {
+	return Errorf(Invalid, "%q is not a name for a registry", name).
+		Then("Write one like hub or ghcr-acme: at most 40 lower-case letters, digits, - _ and .")
+}
+
+func (r Registry) checkHub() error {
+	if r.Push && r.Domain == hub && r.Prefix == "" {
+		return Errorf(Invalid, "On Docker Hub every image belongs to an account, so images can only be pushed with a prefix").
+			Then("Give the account or organization as the prefix, or allow no pushing.")
+	}
+	return nil
 }
 
 func checkUsername(name string) error {
@@ -275,12 +286,8 @@ func (r *Registry) Seal(key secret.Key, password secret.Text) error {
 		return err
 	}
 	sealed, err := key.Seal(password, r.place())
-	if errors.Is(err, secret.ErrNoKey) {
-		return Errorf(Invalid, "No secret_key is set, and a password is only kept sealed with it").
-			Then("Make one with `openssl rand -base64 32`, set it as secret_key for every Waggle of this swarm, and start Waggle again.")
-	}
 	r.Sealed = sealed
-	return err
+	return noKey(err)
 }
 
 // place is what the password is sealed for: it opens for no other registry, so
@@ -325,26 +332,89 @@ func (r Registry) image(app, tag string) (string, error) {
 	return ref, nil
 }
 
+// RegistryInput is a registry as people fill it in.
+type RegistryInput struct {
+	Name, Address, Prefix, Username string
+	Password                        secret.Text
+	Push                            bool
+	KeepsPassword                   bool // without one, it keeps the one that it has
+}
+
+// Registry returns the registry, without a password, or what is wrong by field:
+// name, address, prefix, username, password.
+func (in RegistryInput) Registry() (Registry, map[string]error) {
+	faults := map[string]error{}
+	r := Registry{Name: strings.TrimSpace(in.Name), Username: strings.TrimSpace(in.Username), Push: in.Push}
+	if !registryName.MatchString(r.Name) {
+		faults["name"] = badRegistryName(r.Name)
+	}
+	var rest string
+	var err error
+	if r.Domain, rest, err = cleanAddress(in.Address); err != nil {
+		faults["address"] = err
+	} else if err := checkPrefix(r.Domain, rest); err != nil {
+		faults["address"] = err
+	} else if r.Prefix = joinPrefix(rest, in.Prefix); checkPrefix(r.Domain, r.Prefix) != nil {
+		faults["prefix"] = checkPrefix(r.Domain, r.Prefix)
+	} else if err := r.checkHub(); err != nil {
+		faults["prefix"] = err
+	}
+	switch {
+	case checkUsername(r.Username) != nil:
+		faults["username"] = checkUsername(r.Username)
+	case r.Username == "" && !in.Password.Empty():
+		faults["username"] = Errorf(Invalid, "A password needs its user")
+	case r.Username != "" && in.Password.Empty() && !in.KeepsPassword:
+		faults["password"] = Errorf(Invalid, "A user needs a password, or a token in its place")
+	case checkPassword(in.Password) != nil:
+		faults["password"] = checkPassword(in.Password)
+	}
+	return r, faults
+}
+
 // CleanRegistry brings a registry's address and prefix as people write them to
 // the form that references have: without scheme and slashes, the host in lower
 // case (RFC 5891 for international names, RFC 5952 for IPv6), what follows it as
 // the prefix. Errors are Invalid.
 func CleanRegistry(address, prefix string) (domain, path string, err error) {
-	const example = "Write one like ghcr.io, registry.example.com or 10.0.0.11:5000."
-	const long = 500 // longer than any
-	if len(address) > long || len(prefix) > long {
-		return "", "", Errorf(Invalid, "The domain or the prefix is too long").Then(example)
+	domain, rest, err := cleanAddress(address)
+	if err != nil {
+		return "", "", err
 	}
+	path = joinPrefix(rest, prefix)
+	return domain, path, checkPrefix(domain, path)
+}
+
+// joinPrefix is the path in front of images, part of which may be in the address.
+func joinPrefix(rest, prefix string) string {
+	prefix = strings.Trim(strings.TrimSpace(prefix), "/")
+	switch {
+	case prefix == "" || prefix == rest:
+		return rest
+	case rest == "":
+		return prefix
+	}
+	return rest + "/" + prefix
+}
+
+// cleanAddress returns the domain, and what follows it.
+func cleanAddress(address string) (domain, rest string, err error) {
+	const (
+		example = "Write one like ghcr.io, registry.example.com or 10.0.0.11:5000."
+		long    = 500 // longer than any
+	)
 	s := strings.TrimSpace(address)
-	if scheme, rest, ok := strings.Cut(s, "://"); ok {
+	if scheme, after, ok := strings.Cut(s, "://"); ok {
 		if scheme = strings.ToLower(scheme); scheme != "https" && scheme != "http" {
 			return "", "", Errorf(Invalid, "A registry is not reached by %q", scheme).Then(example)
 		}
-		s = rest
+		s = after
 	}
 	switch {
 	case s == "":
 		return "", "", Errorf(Invalid, "A registry needs its domain").Then(example)
+	case len(s) > long:
+		return "", "", Errorf(Invalid, "The domain is too long").Then(example)
 	case strings.Contains(s, "@"): // not shown: it may be a password
 		return "", "", Errorf(Invalid, "There is an @ in the domain").Then("Write the domain alone: the user and the password have their own fields.")
 	case strings.ContainsFunc(s, func(r rune) bool {
@@ -353,22 +423,14 @@ func CleanRegistry(address, prefix string) (domain, path string, err error) {
 		return "", "", Errorf(Invalid, "%q is not the domain of a registry", s).Then(example)
 	}
 	host, rest, _ := strings.Cut(s, "/")
-	domain, err = cleanHost(host)
-	if err != nil {
+	if domain, err = cleanHost(host); err != nil {
 		return "", "", err
 	}
 	rest = strings.Trim(rest, "/")
 	if rest == "v1" || rest == "v2" { // of the registries' own API
 		rest = ""
 	}
-	path = strings.Trim(strings.TrimSpace(prefix), "/")
-	switch {
-	case path == "" || path == rest:
-		path = rest
-	case rest != "":
-		path = rest + "/" + path
-	}
-	return domain, path, checkPrefix(domain, path)
+	return domain, rest, nil
 }
 
 // cleanHost is CleanRegistry for host[:port].
@@ -449,6 +511,9 @@ func normalDomain(domain string) string {
 func checkPrefix(domain, prefix string) error {
 	if prefix == "" {
 		return nil
+	}
+	if len(prefix) > 255 {
+		return Errorf(Invalid, "The prefix is too long").Then("Write a path like acme or team/apps.")
 	}
 	// Room for the longest name of a service.
 	fits := func(path string) bool {

@@ -109,7 +109,8 @@ func (r *Runner) queueOf(op Operation) *queue.Queue {
 }
 
 // Submit makes the request durable; the work begins by itself. It returns
-// queue.ErrDuplicate when a request of that ID was made before.
+// queue.ErrDuplicate when a request of that ID was made before, and an *Error
+// when the operation has a secret that cannot be sealed.
 func (r *Runner) Submit(ctx context.Context, req Request, op Operation) error {
 	if s, ok := op.(Sealer); ok {
 		if err := s.Seal(r.Env.SecretKey); err != nil {
@@ -180,6 +181,9 @@ func (r *Runner) handle(ctx context.Context, payload []byte) error {
 	}
 
 	run := &Run{Env: r.Env, Request: rec.Request, Log: log, op: op}
+	run.hold = func(ctx context.Context, app string) (*store.Lease, error) {
+		return r.Store.Lock(ctx, targetKey(app), r.claim(run))
+	}
 	run.status = Status{ID: req.ID, Kind: op.Kind(), Target: op.Target(), Title: req.Title, Actor: req.Actor, State: Planning, Began: req.At}
 	var saving sync.Mutex
 	var save saver = func(ctx context.Context, change func(*record)) error {

@@ -24,6 +24,7 @@ type house struct {
 	swarm   *fakeSwarm
 	source  *fakeSource
 	servers *fakeServers
+	images  *fakeImages
 }
 
 type allow struct{ err error }
@@ -44,9 +45,9 @@ func startOn(t *testing.T, redis *store.Embedded, swarm *fakeSwarm, change ...fu
 	t.Helper()
 	s := store.Open(redis.Options())
 	log := slog.New(slog.DiscardHandler)
-	h := &house{recorder: newRecorder(), swarm: swarm, source: &fakeSource{}, servers: newFakeServers(swarm)}
+	h := &house{recorder: newRecorder(), swarm: swarm, source: &fakeSource{}, servers: newFakeServers(swarm), images: &fakeImages{images: map[string]ops.Image{}, failing: map[string]error{}}}
 	h.Runner = &ops.Runner{
-		Env: ops.Env{Swarm: swarm, Source: h.source, SecretKey: testKey, PushRetry: time.Millisecond,
+		Env: ops.Env{Swarm: swarm, Source: h.source, SecretKey: testKey, Images: h.images, RegistryImage: "registry:2", PushRetry: time.Millisecond,
 			ScaleAbove: 20, BuildTimeout: 10 * time.Second, DeployTimeout: 10 * time.Second, JoinTimeout: 2 * time.Second, Now: time.Now,
 			Servers: h.servers, SSH: ops.Address{User: "root", Port: 22}},
 		Kinds: map[string]func() ops.Operation{
@@ -61,6 +62,16 @@ func startOn(t *testing.T, redis *store.Embedded, swarm *fakeSwarm, change ...fu
 			"node-drain":    func() ops.Operation { return &ops.NodeAvailability{To: ops.Drain} },
 			"node-activate": func() ops.Operation { return &ops.NodeAvailability{To: ops.Active} },
 			"node-pause":    func() ops.Operation { return &ops.NodeAvailability{To: ops.Pause} },
+
+			"registry-add":     func() ops.Operation { return new(ops.RegistryAdd) },
+			"registry-edit":    func() ops.Operation { return new(ops.RegistryEdit) },
+			"registry-default": func() ops.Operation { return new(ops.RegistryDefault) },
+			"registry-enable":  func() ops.Operation { return &ops.RegistryPush{On: true} },
+			"registry-disable": func() ops.Operation { return &ops.RegistryPush{} },
+			"registry-remove":  func() ops.Operation { return new(ops.RegistryRemove) },
+			"registry-setup":   func() ops.Operation { return new(ops.RegistrySetup) },
+			"registry-migrate": func() ops.Operation { return new(ops.RegistryMigrate) },
+			"registry-prune":   func() ops.Operation { return new(ops.RegistryPrune) },
 		},
 		ApprovalTTL: time.Minute, Metrics: ops.NewMetrics(prometheus.NewRegistry()),
 		Store: s, Authoriser: allow{}, Reporter: h.recorder, Log: log,

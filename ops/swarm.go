@@ -151,6 +151,9 @@ type Swarm interface {
 	// called with each line of progress, in order. A failing build is Failed,
 	// with the end of the failing step's output as its Log.
 	Build(ctx context.Context, req BuildRequest, log func(line string)) error
+	// TagImage gives an image of this manager's engine one more name; NotFound when
+	// the engine does not have it.
+	TagImage(ctx context.Context, image, as string) error
 	// Push pushes a tagged image and returns its digest ("sha256:…") as the
 	// registry has it. Wrong credentials and what the registry refuses are Failed
 	// with its own words; a registry that is away or overloaded is Unavailable.

@@ -26,6 +26,7 @@ import (
 	"waggle/ops"
 	"waggle/ops/node"
 	"waggle/ops/queue"
+	"waggle/ops/registry"
 	"waggle/ops/source"
 	"waggle/ops/store"
 	"waggle/ops/swarm"
@@ -71,17 +72,18 @@ func newLog(l config.Log, w io.Writer) *slog.Logger {
 
 // service is everything of `waggle serve`, wired.
 type service struct {
-	log      *slog.Logger
-	embedded *store.Embedded // nil with a real Redis
-	store    *store.Store
-	servers  *node.Servers
-	tunnel   *node.Tunnel // nil unless docker.host is behind SSH
-	swarm    *swarm.Client
-	bot      *bot.Bot
-	runner   *ops.Runner
-	socket   bool // take requests over Socket Mode
-	listener net.Listener
-	server   *http.Server
+	log        *slog.Logger
+	embedded   *store.Embedded // nil with a real Redis
+	store      *store.Store
+	servers    *node.Servers
+	tunnel     *node.Tunnel // nil unless docker.host is behind SSH
+	swarm      *swarm.Client
+	registries *registry.Client
+	bot        *bot.Bot
+	runner     *ops.Runner
+	socket     bool // take requests over Socket Mode
+	listener   net.Listener
+	server     *http.Server
 }
 
 // newService wires the parts and opens the listener. It connects to nothing:
@@ -120,6 +122,7 @@ func newService(c config.Settings, log *slog.Logger) (_ *service, err error) {
 	if err != nil {
 		return nil, err
 	}
+	s.registries = registry.New(registry.Options{Trust: s.swarm.RegistryTrust, Log: log})
 	git, err := newGit(c.Git, log)
 	if err != nil {
 		return nil, err
@@ -137,7 +140,8 @@ func newService(c config.Settings, log *slog.Logger) (_ *service, err error) {
 		Env: ops.Env{
 			Swarm: s.swarm, Source: checkouts{git}, ScaleAbove: c.Approvals.ScaleAbove,
 			JoinTimeout: c.Join.Timeout, Servers: s.servers, SSH: ops.Address{User: c.SSH.User, Port: c.SSH.Port}, AdvertiseAddr: c.Swarm.AdvertiseAddr, Network: c.Swarm.Network,
-			SecretKey: key, BuildTimeout: c.Build.Timeout, DeployTimeout: c.Deploy.Timeout, PushRetry: pushRetry, Now: time.Now,
+			SecretKey: key, Images: s.registries, RegistryImage: c.Registry.Image,
+			BuildTimeout: c.Build.Timeout, DeployTimeout: c.Deploy.Timeout, PushRetry: pushRetry, Now: time.Now,
 		},
 		Kinds: kinds, Store: s.store, Authoriser: s.bot, Reporter: s.bot, Log: log, Metrics: ops.NewMetrics(metrics),
 		ApprovalTTL: c.Approvals.TTL, ApproveOwn: c.Approvals.Self,
@@ -243,6 +247,9 @@ func (s *service) run(ctx context.Context) error {
 func (s *service) close() {
 	if s.listener != nil {
 		_ = s.listener.Close() // the server may have
+	}
+	if s.registries != nil {
+		s.registries.Close()
 	}
 	if s.swarm != nil {
 		_ = s.swarm.Close()

@@ -54,6 +54,8 @@ type Client struct {
 	insecure *http.Transport
 }
 
+var _ ops.ImageRegistries = (*Client)(nil)
+
 // New returns a client. Close it when it is no longer used.
 func New(o Options) *Client {
 	if o.Dial == nil {

@@ -2,14 +2,19 @@ package registry
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/content"
+	orasregistry "oras.land/oras-go/v2/registry"
+	"oras.land/oras-go/v2/registry/remote"
 
 	"waggle/ops"
 )
@@ -133,4 +138,75 @@ func (c *Client) Delete(ctx context.Context, login ops.RegistryLogin, image stri
 	// A size and media type are asked for, though only the digest is used.
 	err = repo.Manifests().Delete(ctx, ocispec.Descriptor{MediaType: "application/vnd.docker.distribution.manifest.v2+json", Digest: digest.Digest(at)})
 	return s.failed(err, "delete from "+named.Name())
+}
+
+// Image tells of an image. When it was built is in the config of an image for one
+// platform; of several, the first is asked.
+func (c *Client) Image(ctx context.Context, login ops.RegistryLogin, image string) (ops.Image, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	named, at, err := parse(login, image)
+	if err != nil {
+		return ops.Image{}, err
+	}
+	s, err := c.open(ctx, login)
+	if err != nil {
+		return ops.Image{}, err
+	}
+	repo := s.repository(named)
+	d, err := repo.Resolve(ctx, at)
+	if err != nil {
+		return ops.Image{}, s.failed(err, "read "+named.Name())
+	}
+	out := ops.Image{Digest: d.Digest.String()}
+	for range 3 { // an index, a manifest, its config
+		b, err := content.FetchAll(ctx, repo, d)
+		if err != nil {
+			return ops.Image{}, s.failed(err, "read "+named.Name())
+		}
+		// Media types of Docker and of OCI have the same fields.
+		var part struct {
+			Config    *ocispec.Descriptor  `json:"config"`
+			Manifests []ocispec.Descriptor `json:"manifests"`
+		}
+		if json.Unmarshal(b, &part) != nil {
+			break
+		}
+		switch {
+		case part.Config != nil && part.Config.Digest != "":
+			d = *part.Config
+			continue
+		case len(part.Manifests) > 0:
+			d = part.Manifests[0]
+			continue
+		}
+		var config struct {
+			Created time.Time `json:"created"`
+		}
+		if json.Unmarshal(b, &config) == nil {
+			out.Created = config.Created
+		}
+		break
+	}
+	return out, nil
+}
+
+// Repositories returns the names of all repositories of a registry.
+func (c *Client) Repositories(ctx context.Context, login ops.RegistryLogin) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	s, err := c.open(ctx, login)
+	if err != nil {
+		return nil, err
+	}
+	registry := &remote.Registry{RepositoryOptions: remote.RepositoryOptions{
+		Client: s.client, PlainHTTP: s.plain, Reference: orasregistry.Reference{Registry: login.Domain}}}
+	var all []string
+	err = registry.Repositories(ctx, "", func(names []string) error {
+		if all = append(all, names...); len(all) > 100_000 {
+			return fmt.Errorf("it lists more than %d repositories", 100_000)
+		}
+		return nil
+	})
+	return all, s.failed(err, "list its repositories")
 }

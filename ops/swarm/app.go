@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types"
 	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/network"
 	"github.com/docker/docker/api/types/registry"
 	"github.com/docker/docker/api/types/swarm"
@@ -148,11 +149,14 @@ func (c *Client) CreateService(ctx context.Context, n ops.NewService) (string, e
 		mounts = append(mounts, map[string]any{"Type": m.Type, "Source": m.Source, "Target": m.Target, "ReadOnly": m.ReadOnly})
 	}
 	container["Mounts"] = mounts
+	if len(n.Args) > 0 {
+		container["Args"] = n.Args
+	}
 	env := map[string]secret.Text{}
 	for _, v := range n.Env {
 		env[v.Name] = v.Value
 	}
-	change := ops.Change{Env: env, Health: &n.Health, AddSecrets: n.Secrets, Ports: &n.Ports, Rollback: true,
+	change := ops.Change{Env: env, Health: &n.Health, AddSecrets: n.Secrets, Ports: &n.Ports, Rollback: !n.Once,
 		Limits: &ops.Resources{CPU: &n.LimitCPU, Memory: &n.LimitMemory}}
 	view := ops.Service{Name: n.Name, Mode: ops.Replicated, Replicas: n.Replicas, Persistent: len(n.Mounts) > 0}
 	for _, p := range n.Ports {
@@ -161,7 +165,10 @@ func (c *Client) CreateService(ctx context.Context, n ops.NewService) (string, e
 	if err := apply(spec, view, change); err != nil {
 		return "", err
 	}
-	if n.UpdateOrder != "" {
+	if n.Once {
+		spec["Mode"] = map[string]any{"ReplicatedJob": map[string]any{"MaxConcurrent": number(1), "TotalCompletions": number(1)}}
+		object(spec, "TaskTemplate")["RestartPolicy"] = map[string]any{"Condition": swarm.RestartPolicyConditionNone}
+	} else if n.UpdateOrder != "" {
 		object(spec, "UpdateConfig")["Order"] = n.UpdateOrder
 	}
 	body, err := json.Marshal(spec)
@@ -261,6 +268,23 @@ func (c *Client) CreateSecret(ctx context.Context, name string, value secret.Tex
 	}
 	old, _, err := c.api.SecretInspectWithRaw(ctx, name)
 	return old.ID, c.failed(err, "read the secret %s", name)
+}
+
+// Secrets returns the swarm secrets whose name begins with prefix, by name.
+func (c *Client) Secrets(ctx context.Context, prefix string) ([]ops.Secret, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	// The engine takes the filter "name" for the beginning of a name.
+	list, err := c.api.SecretList(ctx, swarm.SecretListOptions{Filters: filters.NewArgs(filters.Arg("name", prefix))})
+	if err != nil {
+		return nil, c.failed(err, "list the secrets")
+	}
+	var out []ops.Secret
+	for _, l := range list {
+		out = append(out, ops.Secret{ID: l.ID, Name: l.Spec.Name})
+	}
+	slices.SortFunc(out, func(a, b ops.Secret) int { return strings.Compare(a.Name, b.Name) })
+	return out, nil
 }
 
 // RemoveSecret removes a swarm secret that no service uses.

@@ -1,0 +1,335 @@
+package ops
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/distribution/reference"
+	"golang.org/x/sync/errgroup"
+)
+
+// PruneKeep is how many of each app's newest images stay, unless more are asked for.
+const PruneKeep = 10
+
+const collectService = "waggle-registry-collect"
+
+// RegistryPrune removes images that nothing names from the registry that Waggle
+// runs, and frees their space.
+type RegistryPrune struct {
+	Keep int `json:"keep"` // of each repository's newest images
+
+	// Removed is what was decided to go: name@digest.
+	Removed []string `json:"removed,omitempty"`
+	Decided bool     `json:"decided,omitempty"`
+
+	reg     Registry
+	login   RegistryLogin
+	service Service
+	next    []string
+}
+
+func (*RegistryPrune) Kind() string     { return "registry-prune" }
+func (p *RegistryPrune) Target() string { return "images" }
+func (*RegistryPrune) Needs() Role      { return Admin }
+func (*RegistryPrune) Lock() string     { return registryLock("prune") }
+
+// Plan says how many images of which app go.
+func (p *RegistryPrune) Plan(ctx context.Context, run *Run) (Plan, error) {
+	services, err := run.Swarm.Services(ctx)
+	if err != nil {
+		return Plan{}, err
+	}
+	rs, err := ReadRegistries(ctx, run.Swarm)
+	if err != nil {
+		return Plan{}, err
+	}
+	p.service = managedRegistry(services)
+	i := slices.IndexFunc(rs.List, func(r Registry) bool { return r.Domain == p.service.Labels[LabelManagedRegistry] })
+	if p.service.ID == "" || i < 0 {
+		return Plan{}, Errorf(Invalid, "Waggle runs no registry here, and prunes no other").
+			Then("`/registry setup` makes one; others have their own ways to clean up.")
+	}
+	p.reg = rs.List[i]
+	if p.login, err = p.reg.Login(run.SecretKey); err != nil {
+		return Plan{}, err
+	}
+	plan := Plan{
+		Diffs: []Diff{{What: "space of " + p.reg.Name, From: "as it is", To: "collected"}},
+		Facts: []string{fmt.Sprintf("images that a release or a service names stay, and the newest %d of each app", p.Keep),
+			"the registry is stopped while its space is collected: what is pushed or pulled then waits"},
+	}
+	if p.Decided {
+		return plan, nil
+	}
+	p.next = nil
+	repositories, err := run.Images.Repositories(ctx, p.login)
+	if err != nil {
+		return Plan{}, err
+	}
+	for _, repo := range repositories {
+		all, err := p.images(ctx, run, repo)
+		if err != nil {
+			return Plan{}, err
+		}
+		gone := unnamed(all, namedDigests(services), p.Keep)
+		if len(gone) > 0 {
+			plan.Diffs = append(plan.Diffs, Diff{What: repo, From: many(len(all), "image"), To: many(len(all)-len(gone), "image")})
+		}
+		for _, img := range gone {
+			p.next = append(p.next, p.reg.Domain+"/"+repo+"@"+img.Digest)
+		}
+	}
+	return plan, nil
+}
+
+// images are those of a repository, one for each digest.
+func (p *RegistryPrune) images(ctx context.Context, run *Run, repo string) ([]Image, error) {
+	name := p.reg.Domain + "/" + repo
+	tags, err := run.Images.Tags(ctx, p.login, name)
+	if CodeOf(err) == NotFound {
+		return nil, nil // its last tag is gone
+	}
+	if err != nil {
+		return nil, err
+	}
+	found := make([]Image, len(tags))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(asks)
+	for i, tag := range tags {
+		g.Go(func() (err error) {
+			found[i], err = run.Images.Image(ctx, p.login, name+":"+tag)
+			if CodeOf(err) == NotFound {
+				return nil
+			}
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	var out []Image
+	for _, img := range found {
+		if img.Digest != "" && !slices.ContainsFunc(out, func(o Image) bool { return o.Digest == img.Digest }) {
+			out = append(out, img)
+		}
+	}
+	return out, nil
+}
+
+// namedDigests are the digests that services run and their releases name.
+func namedDigests(services []Service) map[string]bool {
+	out := map[string]bool{}
+	add := func(image string) {
+		if named, ok := parseImage(image); ok {
+			if d, ok := named.(reference.Digested); ok {
+				out[d.Digest().String()] = true
+			}
+		}
+	}
+	for _, s := range services {
+		add(s.Image)
+		releases, err := s.Releases()
+		if err != nil {
+			// What cannot be read may name anything that is in it.
+			for _, word := range strings.FieldsFunc(s.Labels[LabelReleases], func(r rune) bool { return strings.ContainsRune("\"@, {}[]", r) }) {
+				out[word] = true
+			}
+		}
+		for _, r := range releases {
+			add(r.Image)
+		}
+	}
+	return out
+}
+
+// unnamed are the images that may go: not named, and not among the newest.
+func unnamed(all []Image, named map[string]bool, keep int) (gone []Image) {
+	newest := slices.SortedStableFunc(slices.Values(all), func(a, b Image) int { return b.Created.Compare(a.Created) })
+	for i, img := range newest {
+		if i >= keep && !named[img.Digest] && !img.Created.IsZero() {
+			gone = append(gone, img)
+		}
+	}
+	return gone
+}
+
+// Apply makes it durable what is to go.
+func (p *RegistryPrune) Apply(ctx context.Context, run *Run) error {
+	if !p.Decided {
+		p.Removed, p.Decided = p.next, true
+	}
+	if err := run.Save(ctx); err != nil {
+		return redisAway(err)
+	}
+	return nil
+}
+
+// Converge removes the images, then has the registry's own program free the space.
+func (p *RegistryPrune) Converge(ctx context.Context, run *Run) (string, error) {
+	removed := 0
+	err := run.Step("remove", func(detail func(string)) error {
+		services, err := run.Swarm.Services(ctx)
+		if err != nil {
+			return err
+		}
+		named := namedDigests(services) // a deploy may have named one since
+		for i, image := range p.Removed {
+			detail(fmt.Sprintf("%d of %s", i, many(len(p.Removed), "image")))
+			if _, digest, ok := strings.Cut(image, "@"); !ok || named[digest] {
+				continue
+			}
+			if err := run.Images.Delete(ctx, p.login, image); err != nil && CodeOf(err) != NotFound {
+				return err
+			}
+			removed++
+		}
+		detail(many(removed, "image"))
+		return nil
+	})
+	if err != nil {
+		return "", err
+	}
+	freed := ""
+	err = run.Step("collect", func(detail func(string)) error {
+		freed, err = p.collect(ctx, run)
+		detail(freed)
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s removed from %s, %s", many(removed, "image"), p.reg.Name, freed), nil
+}
+
+// collectScript runs the registry's garbage collection and says the space that its
+// files take before and after, in KB. Untagged manifests are left: a service may
+// run one, and those of single platforms have no tag.
+// Source: https://distribution.github.io/distribution/about/garbage-collection/
+const collectScript = `set -e
+size() { du -sk ` + managedPath + ` | cut -f1; }
+echo waggle before $(size)
+for f in /etc/distribution/config.yml /etc/docker/registry/config.yml; do
+  if [ -f $f ]; then registry garbage-collect $f >/tmp/log 2>&1 || { tail -5 /tmp/log; exit 1; }; fi
+done
+echo waggle after $(size)`
+
+// collect stops the registry, as its garbage collection asks for, runs that where
+// the data is, and starts the registry again.
+func (p *RegistryPrune) collect(ctx context.Context, run *Run) (freed string, err error) {
+	if err := run.scaleTo(ctx, p.service.Name, 0); err != nil {
+		return "", err
+	}
+	defer func() {
+		// Whatever went wrong, or whoever called it off: it has to run again.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), run.DeployTimeout)
+		defer cancel()
+		if startErr := run.scaleTo(ctx, p.service.Name, 1); startErr != nil && err == nil {
+			err = startErr
+		}
+	}()
+	services, err := run.Swarm.Services(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, s := range services {
+		if s.Name == collectService { // left by an attempt that was cut off
+			if err := run.Swarm.RemoveService(ctx, s.ID); err != nil && CodeOf(err) != NotFound {
+				return "", err
+			}
+		}
+	}
+	rs, err := ReadRegistries(ctx, run.Swarm)
+	if err != nil {
+		return "", err
+	}
+	auth, err := rs.authFrom(p.service.Image, p.service.Image, run.SecretKey)
+	if err != nil {
+		return "", err
+	}
+	work := NewService{Name: collectService, Image: p.service.Image, Auth: auth, Once: true,
+		Args: []string{"sh", "-c", collectScript}, Constraints: p.service.Constraints}
+	work.Mounts = managedMounts()
+	work.Env = []EnvVar{{Name: "REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", Value: managedPath}, {Name: "REGISTRY_STORAGE_DELETE_ENABLED", Value: "true"}}
+	id, err := run.Swarm.CreateService(ctx, work)
+	if err != nil {
+		return "", err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		defer cancel()
+		if err := run.Swarm.RemoveService(ctx, id); err != nil && CodeOf(err) != NotFound {
+			run.Log.Warn("a service that has done its work was left", "service", collectService, "err", err)
+		}
+	}()
+	task, err := run.finished(ctx, id)
+	if err != nil {
+		return "", err
+	}
+	log, logErr := run.Swarm.TaskLogs(ctx, task.ID, logLines)
+	if task.State != "complete" {
+		e := Errorf(Failed, "The registry's garbage collection failed: %s", task.why()).Then("Its log says more. The images are removed, and their space is not freed.")
+		e.Log = log
+		return "", e
+	}
+	if logErr != nil {
+		run.Log.Warn("what was freed is not known", "err", logErr)
+	}
+	return freedText(log), nil
+}
+
+// freedText says what the collection's log tells of the space.
+func freedText(log string) string {
+	kb := func(when string) (int, bool) {
+		_, rest, ok := strings.Cut(log, "waggle "+when+" ")
+		number, _, _ := strings.Cut(rest, "\n")
+		n, err := strconv.Atoi(strings.TrimSpace(number))
+		return n, ok && err == nil
+	}
+	before, ok := kb("before")
+	after, also := kb("after")
+	if !ok || !also {
+		return "and its space is collected"
+	}
+	return fmt.Sprintf("%s freed, %s used", bytesText(int64(before-after)<<10), bytesText(int64(after)<<10))
+}
+
+// scaleTo sets a service's replicas and waits until that many run.
+func (r *Run) scaleTo(ctx context.Context, name string, n int) error {
+	for range maxPlans {
+		svc, err := r.Swarm.Service(ctx, name)
+		if err != nil {
+			return err
+		}
+		if _, err = r.Swarm.UpdateService(ctx, svc, Change{Replicas: &n}); CodeOf(err) == OutOfDate {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		svc.Replicas = n
+		_, err = r.converge(ctx, svc)
+		return err
+	}
+	return Errorf(OutOfDate, "%s is changed by somebody else all the time", name)
+}
+
+// finished waits for the end of a service's one task.
+func (r *Run) finished(ctx context.Context, serviceID string) (Task, error) {
+	var last Task
+	err := r.until(ctx, r.BuildTimeout, func(ctx context.Context) (bool, error) {
+		tasks, err := r.Swarm.Tasks(ctx, serviceID, false)
+		if err != nil || len(tasks) == 0 {
+			return false, err
+		}
+		last = tasks[0]
+		return last.ended(), nil
+	})
+	if err == errDeadline {
+		return last, Errorf(Failed, "The registry's garbage collection was not done after %s", r.BuildTimeout)
+	}
+	return last, err
+}
