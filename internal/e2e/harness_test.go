@@ -75,7 +75,12 @@ type bench struct {
 // with the test.
 func start(t *testing.T, settings ...map[string]string) *bench {
 	t.Helper()
-	l := shared.Get(t)
+	return startOn(t, shared.Get(t), settings...)
+}
+
+// startOn is start on a swarm of its own.
+func startOn(t *testing.T, l *lab.Lab, settings ...map[string]string) *bench {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	t.Cleanup(cancel)
 	b := &bench{T: t, ctx: ctx, lab: l}

@@ -24,10 +24,11 @@ import (
 // image with these settings and files. The zero value is the base image, which
 // sleeps until it is stopped.
 type Image struct {
-	Cmd    []string
-	Env    []string
-	Labels map[string]string
-	Files  map[string]string // path in the image to content
+	Entrypoint []string
+	Cmd        []string
+	Env        []string
+	Labels     map[string]string
+	Files      map[string]string // path in the image to content
 }
 
 // Push makes the image and pushes it under name, such as "pizza:2". It returns
@@ -86,7 +87,7 @@ func (r *Registry) pushLayers(ctx context.Context, repo, tag string, img Image, 
 	config, err := json.Marshal(map[string]any{
 		"architecture": runtime.GOARCH, "os": "linux", "created": created,
 		"config": map[string]any{
-			"Env": append([]string{"PATH=/bin"}, img.Env...), "Cmd": cmd, "Labels": img.Labels, "WorkingDir": "/",
+			"Env": append([]string{"PATH=/bin"}, img.Env...), "Entrypoint": img.Entrypoint, "Cmd": cmd, "Labels": img.Labels, "WorkingDir": "/",
 			// A shell as process 1 ignores SIGTERM: without this, every stop takes 10 s.
 			"StopSignal": "SIGKILL",
 		},
@@ -195,12 +196,12 @@ func busyboxLayer() ([]byte, error) {
 }
 
 // fileLayer puts files into the image. What is in a bin directory, or starts
-// as a script does, can be run.
+// as a script or a program does, can be run.
 func fileLayer(files map[string]string) []byte {
 	l := newLayer()
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		mode := fs.FileMode(0o644)
-		if strings.Contains(name, "bin/") || strings.HasPrefix(files[name], "#!") {
+		if strings.Contains(name, "bin/") || strings.HasPrefix(files[name], "#!") || strings.HasPrefix(files[name], "\x7fELF") {
 			mode = 0o755
 		}
 		l.file(strings.TrimPrefix(name, "/"), mode, []byte(files[name]))

@@ -77,7 +77,7 @@ func (s *session) isRegistry(ctx context.Context) (open bool, err error) {
 	case resp.StatusCode == http.StatusUnauthorized && (strings.HasPrefix(challenge, "basic") || strings.HasPrefix(challenge, "bearer")):
 		return false, nil
 	case resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests:
-		return false, s.failed(&errcode.ErrorResponse{StatusCode: resp.StatusCode}, "answer")
+		return false, s.failed(answered(resp), "answer")
 	}
 	return false, s.notARegistry(resp.Status, kind)
 }
@@ -110,9 +110,9 @@ func (s *session) logIn(ctx context.Context) error {
 		if s.login.Auth.Username == "" {
 			return nil // it has given a token, which is good for something else
 		}
-		return s.loginFailed(&errcode.ErrorResponse{StatusCode: resp.StatusCode})
+		return s.loginFailed(answered(resp))
 	case resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests:
-		return s.failed(&errcode.ErrorResponse{StatusCode: resp.StatusCode}, "answer")
+		return s.failed(answered(resp), "answer")
 	default:
 		return s.notARegistry(resp.Status, kind)
 	}
@@ -127,6 +127,11 @@ func (s *session) loginFailed(err error) error {
 		Code: ops.Failed, Err: errors.New(s.scrub(err.Error())),
 		Sentence: fmt.Sprintf("The registry %s does not take the user %s with this password", s.login.Domain, s.login.Auth.Username),
 	}).Then("Check both. Many registries want an access token in place of the password.")
+}
+
+// answered is an answer as an error.
+func answered(r *http.Response) *errcode.ErrorResponse {
+	return &errcode.ErrorResponse{Method: r.Request.Method, URL: r.Request.URL, StatusCode: r.StatusCode}
 }
 
 // beginPush begins an upload below the prefix and takes it back.
@@ -145,7 +150,7 @@ func (s *session) beginPush(ctx context.Context) (warning string, err error) {
 	case err != nil:
 		return "", s.failed(err, "take uploads")
 	default:
-		answer.StatusCode = resp.StatusCode
+		answer = answered(resp)
 		defer resp.Body.Close()
 	}
 	where := s.login.Domain
