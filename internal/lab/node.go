@@ -77,7 +77,7 @@ func (n *Node) up(ctx context.Context, client ssh.PublicKey) error {
 
 // prepare writes the files that make the node different from this machine.
 func (n *Node) prepare(client ssh.PublicKey) error {
-	for _, d := range []string{"", "run", "docker", "data", "cli"} {
+	for _, d := range []string{"", "run/lab/home", "docker", "data", "cli"} {
 		if err := os.MkdirAll(filepath.Join(n.dir, d), 0o755); err != nil {
 			return fmt.Errorf("preparing %s: %w", n.Name, err)
 		}
