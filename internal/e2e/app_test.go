@@ -3,13 +3,11 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"waggle/internal/forge"
-	"waggle/internal/workspace"
 )
 
 // chatty is an app that tells of itself and ends when it is told to.
@@ -17,14 +15,6 @@ func (b *bench) chatty(version string) map[string]string {
 	return map[string]string{"Dockerfile": fmt.Sprintf(`FROM %s/busybox:1
 CMD ["sh", "-c", "trap exit TERM; echo serving %s with oven $OVEN and token $API_TOKEN; while :; do sleep 0.2; done"]
 `, b.lab.Private.Addr, version)}
-}
-
-// tasks are the ids of the tasks that run.
-func (b *bench) tasks(name string) []string {
-	b.Helper()
-	ids := strings.Fields(b.docker("service", "ps", name, "--filter", "desired-state=running", "--quiet"))
-	slices.Sort(ids)
-	return ids
 }
 
 func (b *bench) inspect(name, format string) string {
@@ -39,23 +29,6 @@ func (b *bench) gone(name string) {
 		defer cancel()
 		_, _ = b.lab.Manager().Docker(ctx, "service", "rm", name) // the test may have
 	})
-}
-
-// fill fills in the form that is open.
-func (b *bench) fill(user, title string, values map[string]string) {
-	b.Helper()
-	ctx, cancel := context.WithTimeout(b.ctx, 10*time.Second)
-	defer cancel()
-	view, err := b.ws.WaitView(ctx, user, func(v workspace.View) bool { return v.Title == title })
-	b.must(err)
-	ack, err := b.ws.Submit(b.ctx, user, view, values)
-	b.must(err)
-	if !ack.OK() {
-		b.Errorf("the form was answered %+v", ack)
-	}
-	if now, open := b.ws.View(user); open {
-		b.Fatalf("the form is still open, with %v", now.Errors)
-	}
 }
 
 // TestAppLife goes from a repository to a running, scaled, changed and removed app.
@@ -84,8 +57,8 @@ func TestAppLife(t *testing.T) {
 	b.sees(ada, "pizza is not deployed by pushes any more")
 	b.say(ada, "/app link pizza "+repo.CloneURL()+" main")
 	b.sees(ada, "deploys pizza")
-	if now := b.tasks("pizza"); !slices.Equal(now, before) {
-		t.Errorf("tasks were restarted: %v, before %v", now, before)
+	if now := b.tasks("pizza"); now != before {
+		t.Errorf("tasks were restarted: %s, before %s", now, before)
 	}
 	if now := b.inspect("pizza", "{{json .Spec.TaskTemplate}} {{json .Spec.EndpointSpec}} {{json .Spec.UpdateConfig}} {{.Spec.Mode.Replicated.Replicas}}"); now != spec {
 		t.Errorf("more than labels changed:\n%s\nbefore\n%s", now, spec)
@@ -102,8 +75,7 @@ func TestAppLife(t *testing.T) {
 	// Variables are hidden, secrets are the swarm's.
 	b.say(ada, "/app env pizza set OVEN=hot API_TOKEN=canary-token-77")
 	b.sees(ada, "API_TOKEN, OVEN of pizza changed, 3 of 3 run with it")
-	b.say(ada, "/app env pizza secret DB_PASSWORD")
-	b.fill(ada, "Secret", map[string]string{"value": "canary-db-5d"})
+	b.fill(ada, b.form(ada, "/app env pizza secret DB_PASSWORD"), map[string]string{"value": "canary-db-5d"})
 	b.sees(ada, "DB_PASSWORD of pizza changed, 3 of 3 run with it")
 	b.say(ada, "/app env pizza")
 	contains(t, "the list", b.ws.Screen(channel, ada), "OVEN", "hidden", "/run/secrets/DB_PASSWORD")
@@ -153,8 +125,7 @@ func TestAppLife(t *testing.T) {
 func TestPersistentApp(t *testing.T) {
 	b := start(t)
 	b.gone("db")
-	b.say(ada, "/app create db")
-	b.fill(ada, "New app", map[string]string{"image": b.lab.BaseImage, "replicas": "1", "volumes": "db-data:/data", "node": "node-2", "memory": "64m", "env": "MODE=test"})
+	b.fill(ada, b.form(ada, "/app create db"), map[string]string{"image": b.lab.BaseImage, "replicas": "1", "volumes": "db-data:/data", "node": "node-2", "memory": "64m", "env": "MODE=test"})
 	m := b.sees(ada, "db runs 1 of 1")
 	contains(t, "the message", m.Plain(), "node-2 1")
 	if got := b.docker("service", "ps", "db", "--filter", "desired-state=running", "--format", "{{.Node}}"); got != "node-2" {
