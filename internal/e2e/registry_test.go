@@ -150,7 +150,7 @@ func TestRegistryLife(t *testing.T) {
 	b.password(second)
 	before := b.tasks("pizza")
 	b.say(ada, "/scale pizza 3")
-	m = b.seesAbout("No such image", "of 3 run and nothing has changed")
+	b.seesAbout("No such image", "of 3 run and nothing has changed")
 	b.say(ada, "/registry check")
 	m = b.sees(ada, "0 of 1 registries work")
 	contains(t, "the check", m.Plain(), "does not take the user waggle with this password", "could not pull the image of pizza")
