@@ -312,6 +312,13 @@ func TestJoinThroughAManagerThatIsReached(t *testing.T) {
 	}{
 		"all":       {func(*sshd, string) *ssh.OpenChannelError { return nil }, a + " " + b + " " + c},
 		"forbidden": {nil, a + " " + b + " " + c},
+		"the first is slow to fail": {func(s *sshd, to string) *ssh.OpenChannelError {
+			if to == b {
+				return nil
+			}
+			<-s.stopped
+			return nil
+		}, b + " " + a + " " + c},
 		"only the second": {func(_ *sshd, to string) *ssh.OpenChannelError {
 			if to == b {
 				return nil
@@ -324,7 +331,9 @@ func TestJoinThroughAManagerThatIsReached(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			sent := make(chan string, 1)
-			server := newClient(t).connect(&sshd{T: t, tcp: test.tcp, socket: joiner(t, sent, http.StatusOK, "")})
+			client := newClient(t)
+			client.timeouts.reach = 200 * time.Millisecond
+			server := client.connect(&sshd{T: t, tcp: test.tcp, socket: joiner(t, sent, http.StatusOK, "")})
 			managers := []string{a, b, c}
 			err := server.JoinSwarm(t.Context(), ops.Join{Token: "SWMTKN-1-x-y", Managers: managers, AdvertiseAddr: "10.0.0.12"})
 			if test.want == "" {

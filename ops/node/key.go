@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -33,7 +34,6 @@ type keyring struct {
 	passphrase secret.Text
 	dir        string // "" is the default
 	log        *slog.Logger
-	random     io.Reader
 
 	mu   sync.Mutex
 	read ssh.Signer
@@ -175,7 +175,7 @@ func (k *keyring) generate(dir, path string) (ssh.PublicKey, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	_, private, err := ed25519.GenerateKey(k.random)
+	_, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, err
 	}

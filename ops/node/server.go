@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 
 	"golang.org/x/crypto/ssh"
 
@@ -63,24 +62,43 @@ func (s *Server) LeaveSwarm(ctx context.Context, force bool) error {
 // is given, so that is one which the server reaches. When it reaches none, the
 // engine is not even asked.
 func (s *Server) JoinSwarm(ctx context.Context, j ops.Join) error {
-	reached := make([]error, len(j.Managers))
-	var tries sync.WaitGroup
-	for i, m := range j.Managers {
-		tries.Go(func() { reached[i] = s.Reaches(ctx, m) })
+	first, err := s.firstReached(ctx, j.Managers)
+	if err != nil {
+		return err
 	}
-	tries.Wait()
-	// What cannot be told is for the engine to try.
-	first := slices.IndexFunc(reached, func(err error) bool { return ops.CodeOf(err) != ops.Unavailable })
-	var closed *ops.Error
-	switch {
-	case first > 0:
+	if first > 0 {
 		j.Managers = slices.Concat(j.Managers[first:first+1], j.Managers[:first], j.Managers[first+1:])
-	case first < 0 && len(reached) > 0 && errors.As(reached[0], &closed):
-		e := *closed
-		e.Code = ops.Failed // final: nothing goes on
-		return &e
 	}
 	return s.docker.JoinSwarm(ctx, j)
+}
+
+// firstReached returns the first of the addresses that is not closed to the
+// server: one of which that cannot be told is for the engine to try. The error,
+// when all are, is Failed with the cause of the first.
+func (s *Server) firstReached(ctx context.Context, addresses []string) (int, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // ends the tries that nobody waits for
+	tries := make([]chan error, len(addresses))
+	for i, address := range addresses {
+		tries[i] = make(chan error, 1)
+		go func() { tries[i] <- s.Reaches(ctx, address) }()
+	}
+	var closed *ops.Error
+	for i := range tries {
+		var e *ops.Error
+		if err := <-tries[i]; !errors.As(err, &e) || e.Code != ops.Unavailable {
+			return i, nil
+		}
+		if closed == nil {
+			closed = e
+		}
+	}
+	if closed == nil {
+		return 0, nil // there are none
+	}
+	final := *closed
+	final.Code = ops.Failed // nothing goes on
+	return 0, &final
 }
 
 // Reaches opens a connection from the server; see ops.Server.

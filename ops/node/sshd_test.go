@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -166,7 +167,7 @@ func (s *sshd) channel(ch ssh.NewChannel) {
 			ch.Reject(ssh.Prohibited, "open failed")
 			return
 		}
-		if refused := s.tcp(s, net.JoinHostPort(to.Host, "2377")); refused != nil {
+		if refused := s.tcp(s, net.JoinHostPort(to.Host, strconv.Itoa(int(to.Port)))); refused != nil {
 			ch.Reject(refused.Reason, refused.Message)
 			return
 		}
