@@ -55,9 +55,17 @@ func sentence(err error) string {
 	}
 	text := "⛔ *" + line(e.Sentence) + ".*"
 	if e.Next != "" {
-		text += "\n" + line(e.Next)
+		text += "\n" + stopped(line(e.Next))
 	}
 	return text
+}
+
+// stopped ends a sentence that has no end yet.
+func stopped(text string) string {
+	if strings.HasSuffix(text, ".") || strings.HasSuffix(text, "?") || strings.HasSuffix(text, "!") || strings.HasSuffix(text, "…") {
+		return text
+	}
+	return text + "."
 }
 
 // rendered is a status as Slack takes it.
@@ -195,7 +203,7 @@ func detail(s ops.Status) string {
 		}
 	}
 	if s.Err != nil && s.Err.Next != "" {
-		add("%s", line(s.Err.Next))
+		add("%s", stopped(line(s.Err.Next)))
 	}
 	if s.State == ops.Pending {
 		if s.Before != nil {
