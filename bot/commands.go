@@ -71,7 +71,7 @@ func Commands() []Command {
 			New:     func() ops.Operation { return new(ops.Scale) },
 			Parse:   parseScale,
 		},
-	}, appCommands(), nodeCommands(), registryCommands(), []Command{
+	}, appCommands(), deployCommands(), nodeCommands(), registryCommands(), []Command{
 		{
 			Name:    "/swarm",
 			Short:   "The whole swarm on one screen: what is wrong first",

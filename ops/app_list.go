@@ -120,7 +120,7 @@ func (s Service) releaseText() string {
 	if len(releases) == 0 {
 		return "-"
 	}
-	return fmt.Sprintf("%d %s", releases[0].Number, short(releases[0].Commit))
+	return fmt.Sprintf("%d %s", releases[0].Number, releases[0].what())
 }
 
 func nodesText(got Replicas) string {
@@ -185,7 +185,7 @@ func (q AppShow) Ask(ctx context.Context, r *Runner, _ Actor) (Answer, error) {
 	if err != nil {
 		a.Concern(sentenceOf(err), "")
 	} else if len(releases) > 0 {
-		a.Head += fmt.Sprintf(", release %d (%s) since %s", releases[0].Number, short(releases[0].Commit), ago(r.Env.Now(), releases[0].At))
+		a.Head += fmt.Sprintf(", release %d (%s) since %s", releases[0].Number, releases[0].what(), ago(r.Env.Now(), releases[0].At))
 	}
 	a.Parts = []Part{{Lines: svc.facts()}}
 	a.Parts = append(a.Parts, tasksPart(svc, w))
@@ -356,7 +356,11 @@ func releaseRows(releases []Release, now time.Time) [][]string {
 		if digest != "" {
 			image += "@" + digest[:min(19, len(digest))]
 		}
-		rows = append(rows, []string{strconv.Itoa(rel.Number), short(rel.Commit), rel.By, ago(now, rel.At), image})
+		commit := cmp.Or(short(rel.Commit), "-")
+		if rel.From > 0 {
+			commit += fmt.Sprintf(" (back to %d)", rel.From)
+		}
+		rows = append(rows, []string{strconv.Itoa(rel.Number), commit, rel.By, ago(now, rel.At), image})
 	}
 	return rows
 }

@@ -12,10 +12,17 @@ import (
 // logLines is how much of a failing task's log a message shows.
 const logLines = 30
 
-// Deploy brings a pushed commit to an app: clone, build, push, update.
+// Deploy brings a commit to an app: clone, build, push, update; or an image. A
+// push asks for it, or somebody by hand.
 type Deploy struct {
 	App  string `json:"app"`
-	Push Push   `json:"push"`
+	Push Push   `json:"push"` // by hand it is made once what was asked for is known
+
+	// Hand says that somebody asks for it by hand: for Ref, which is a branch, tag or
+	// commit, "" for the branch that the app follows; or for the image From.
+	Hand bool   `json:"hand,omitempty"`
+	Ref  string `json:"ref,omitempty"`
+	From string `json:"from,omitempty"`
 
 	// Image is set once it was built and pushed, so that a deploy that was cut
 	// off after that does not build again.
@@ -23,6 +30,7 @@ type Deploy struct {
 
 	svc        Service
 	release    int
+	before     string
 	registries Registries
 	to         Registry // where the image is pushed; the zero one without a default registry
 	login      RegistryLogin
@@ -36,6 +44,14 @@ func (*Deploy) Needs() Role      { return Operator }
 // short is the commit as people write it.
 func short(commit string) string { return commit[:min(7, len(commit))] }
 
+// what names what is deployed, for people.
+func (d *Deploy) what() string {
+	if d.From != "" {
+		return withoutDigest(d.Image)
+	}
+	return short(d.Push.After)
+}
+
 // Plan says which image and release the app would get.
 func (d *Deploy) Plan(ctx context.Context, run *Run) (Plan, error) {
 	svc, err := findApp(ctx, run.Swarm, d.App)
@@ -46,10 +62,15 @@ func (d *Deploy) Plan(ctx context.Context, run *Run) (Plan, error) {
 	if svc.Mode != Replicated && svc.Mode != Global {
 		return Plan{}, Errorf(Invalid, "%s is a job (%s), which a push does not deploy", d.App, svc.Mode)
 	}
-	if reason := svc.notFollowing(d.Push); reason != "" {
-		return Plan{}, Errorf(Canceled, "%s", reason)
-	}
 	if d.registries, err = ReadRegistries(ctx, run.Swarm); err != nil {
+		return Plan{}, err
+	}
+	if d.Hand {
+		err = d.find(ctx, run)
+	} else if reason := svc.notFollowing(d.Push); reason != "" {
+		err = Errorf(Canceled, "%s", reason)
+	}
+	if err != nil {
 		return Plan{}, err
 	}
 	warnings, err := d.logIn(ctx, run)
@@ -63,6 +84,11 @@ func (d *Deploy) Plan(ctx context.Context, run *Run) (Plan, error) {
 	last, from := 0, svc.Image
 	if len(releases) > 0 {
 		last = releases[0].Number
+	}
+	d.before = svc.before(releases)
+	undo := ""
+	if last > 0 || d.before != "" {
+		undo = "/rollback " + d.App
 	}
 	if d.Image != "" && svc.Image == d.Image && last > 0 {
 		last-- // an earlier attempt has applied it already
@@ -78,7 +104,7 @@ func (d *Deploy) Plan(ctx context.Context, run *Run) (Plan, error) {
 	plan := Plan{Diffs: []Diff{
 		{What: "image", From: withoutDigest(from), To: image},
 		{What: "release", From: strconv.Itoa(last), To: strconv.Itoa(d.release)},
-	}, Warnings: warnings}
+	}, Warnings: warnings, Undo: undo}
 	if n := svc.firstReplicas(last); n > 0 {
 		plan.Diffs = append(plan.Diffs, Diff{What: "replicas", From: "0", To: strconv.Itoa(n)})
 	}
@@ -99,7 +125,7 @@ func (s Service) firstReplicas(released int) int {
 // images. What keeps only base images from being fetched is a warning.
 func (d *Deploy) logIn(ctx context.Context, run *Run) (warnings []string, err error) {
 	to, pushed := d.registries.Pushed()
-	if d.to = to; !pushed && d.Image == "" {
+	if d.to = to; !pushed && d.Image == "" && d.From == "" {
 		if err := onlyHere(ctx, run.Swarm); err != nil {
 			return nil, err
 		}
@@ -268,7 +294,7 @@ func (d *Deploy) Apply(ctx context.Context, run *Run) error {
 	if err != nil {
 		return err
 	}
-	label, err := addRelease(releases, Release{Number: d.release, Image: d.Image, Commit: d.Push.After, By: run.Actor.Name, At: run.Now().UTC()})
+	label, err := addRelease(releases, Release{Number: d.release, Image: d.Image, Commit: d.Push.After, By: run.Actor.Name, At: run.Now().UTC(), Before: d.before})
 	if err != nil {
 		return err
 	}
@@ -288,11 +314,15 @@ func (d *Deploy) Apply(ctx context.Context, run *Run) error {
 func (d *Deploy) Converge(ctx context.Context, run *Run) (string, error) {
 	var got Replicas
 	err := run.Step("update", func(func(string)) (err error) {
-		got, err = run.followUpdate(ctx, d.svc.Name, d.Image, "Mend it and push again.")
+		again := "Mend it and push again."
+		if d.From != "" {
+			again = "Deploy another image."
+		}
+		got, err = run.followUpdate(ctx, d.svc.Name, d.Image, again)
 		return err
 	})
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%s runs release %d (%s), %d of %d", d.App, d.release, short(d.Push.After), got.Running, got.Wanted), nil
+	return fmt.Sprintf("%s runs release %d (%s), %d of %d", d.App, d.release, d.what(), got.Running, got.Wanted), nil
 }

@@ -32,6 +32,8 @@ type fakeSwarm struct {
 	build        func(ctx context.Context, req ops.BuildRequest) error
 	push         func() error
 	pushed       []ops.RegistryAuth
+	sought       []string // "user image" that registries were asked for
+	registry     func(image string) (string, error)
 	log          string // of every task
 	beforeNode   func(*fakeSwarm)
 	nodeChanges  []ops.NodeChange
@@ -288,6 +290,20 @@ func (f *fakeSwarm) Build(ctx context.Context, req ops.BuildRequest, log func(st
 	}
 	log("#1 building")
 	return nil
+}
+
+// ImageDigest finds every image, unless a test says otherwise.
+func (f *fakeSwarm) ImageDigest(_ context.Context, image string, auth ops.RegistryAuth) (string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.sought = append(f.sought, auth.Username+" "+image)
+	if f.registry != nil {
+		return f.registry(image)
+	}
+	if _, pinned, ok := strings.Cut(image, "@"); ok {
+		return pinned, nil
+	}
+	return digest, nil
 }
 
 const digest = "sha256:1111111111111111111111111111111111111111111111111111111111111111"

@@ -66,7 +66,8 @@ type Source interface {
 	// branch is a hint where to find it. The caller calls remove when done.
 	Checkout(ctx context.Context, url, commit, branch string) (dir string, remove func(), err error)
 	// Resolve returns the full hash of the commit that a branch, or else a tag,
-	// names now; NotFound when there is none of that name.
+	// names now, of the default branch for ""; NotFound when there is none of that
+	// name. A full hash is returned as it is.
 	Resolve(ctx context.Context, url, ref string) (commit string, err error)
 }
 

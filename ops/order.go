@@ -53,7 +53,7 @@ func (s Service) released() pushes {
 	var out pushes
 	before := ""
 	for _, r := range slices.Backward(all) {
-		if r.Commit != "" && r.Commit != before {
+		if r.Commit != "" && r.Commit != before && r.From == 0 {
 			out = append(out, pushed{Before: before, After: r.Commit, Job: r.Commit})
 			before = r.Commit
 		}

@@ -201,7 +201,7 @@ func TestDuplicatesAndOrder(t *testing.T) {
 	if got := take(t, r, made(t, "A>B")); !got.Duplicate || !strings.Contains(got.Reason, first.Jobs[0].ID) {
 		t.Errorf("again: %+v", got)
 	}
-	if got := take(t, r, made(t, "0>A")); got.Duplicate || got.Reason != "pizza has had a newer push than this one already; `/deploy pizza aaaaaaa` deploys it all the same" {
+	if got := take(t, r, made(t, "0>A")); got.Duplicate || got.Reason != "pizza has had a newer push than this one already; `/deploy pizza aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa` deploys it all the same" {
 		t.Errorf("an older one: %+v", got)
 	}
 	r.Env.Now = func() time.Time { return time.Now().Add(8 * 24 * time.Hour) }

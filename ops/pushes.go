@@ -90,7 +90,7 @@ func (r *Runner) accept(ctx context.Context, svc Service, push Push) (Accepted, 
 	case unwanted != "":
 		return Accepted{Reason: unwanted}, nil
 	case was == isOlder:
-		return Accepted{Reason: fmt.Sprintf("%s has had a newer push than this one already; `/deploy %s %s` deploys it all the same", svc.Name, svc.Name, short(push.After))}, nil
+		return Accepted{Reason: fmt.Sprintf("%s has had a newer push than this one already; `/deploy %s %s` deploys it all the same", svc.Name, svc.Name, push.After)}, nil
 	case was == isSame && now.At.IsZero():
 		return Accepted{Duplicate: true, Reason: fmt.Sprintf("%s runs %s already, or did", svc.Name, short(push.After))}, nil
 	case was == isSame && r.Env.Now().Sub(now.At) > queue.Retention-time.Hour:

@@ -28,6 +28,27 @@ type Release struct {
 	Commit string    `json:"commit"`
 	By     string    `json:"by"`
 	At     time.Time `json:"at"`
+	// From is the number of the release that this one went back to, 0 for others.
+	From int `json:"from,omitempty"`
+	// Before is the image that ran before, when that was no release: one given by
+	// other hands.
+	Before string `json:"before,omitempty"`
+}
+
+// what names the release's content, for people: its commit, or else its image.
+func (r Release) what() string {
+	if r.Commit != "" {
+		return short(r.Commit)
+	}
+	return withoutDigest(r.Image)
+}
+
+// before is what a release that is made now has as its Before.
+func (s Service) before(releases []Release) string {
+	if len(releases) > 0 && releases[0].Image == s.Image || s.Labels[LabelReplicas] != "" {
+		return ""
+	}
+	return s.Image
 }
 
 // Releases reads the app's releases, newest first.

@@ -53,6 +53,7 @@ func startOn(t *testing.T, redis *store.Embedded, swarm *fakeSwarm, change ...fu
 		Kinds: map[string]func() ops.Operation{
 			"scale":         func() ops.Operation { return new(ops.Scale) },
 			"deploy":        func() ops.Operation { return new(ops.Deploy) },
+			"rollback":      func() ops.Operation { return new(ops.Rollback) },
 			"join":          func() ops.Operation { return new(ops.NodeJoin) },
 			"join-rotate":   func() ops.Operation { return new(ops.TokenRotation) },
 			"node-remove":   func() ops.Operation { return new(ops.NodeRemove) },

@@ -158,4 +158,8 @@ type Swarm interface {
 	// registry has it. Wrong credentials and what the registry refuses are Failed
 	// with its own words; a registry that is away or overloaded is Unavailable.
 	Push(ctx context.Context, ref string, auth RegistryAuth, log func(line string)) (digest string, err error)
+	// ImageDigest asks an image's registry for its digest ("sha256:…"): NotFound
+	// when it has no such image, Failed when it refuses to tell, Unavailable when it
+	// is away.
+	ImageDigest(ctx context.Context, image string, auth RegistryAuth) (digest string, err error)
 }

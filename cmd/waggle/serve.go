@@ -132,8 +132,6 @@ func newService(c config.Settings, log *slog.Logger) (_ *service, err error) {
 		Roles: bot.Roles{Admins: c.Roles.Admins, Operators: c.Roles.Operators, Viewers: c.Roles.Viewers},
 		Log:   log, Now: time.Now,
 	})
-	kinds := bot.Kinds()
-	kinds[new(ops.Deploy).Kind()] = func() ops.Operation { return new(ops.Deploy) } // asked for by pushes
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	s.runner = &ops.Runner{
@@ -143,7 +141,7 @@ func newService(c config.Settings, log *slog.Logger) (_ *service, err error) {
 			SecretKey: key, Images: s.registries, RegistryImage: c.Registry.Image,
 			BuildTimeout: c.Build.Timeout, DeployTimeout: c.Deploy.Timeout, PushRetry: pushRetry, Now: time.Now,
 		},
-		Kinds: kinds, Store: s.store, Authoriser: s.bot, Reporter: s.bot, Log: log, Metrics: ops.NewMetrics(metrics),
+		Kinds: bot.Kinds(), Store: s.store, Authoriser: s.bot, Reporter: s.bot, Log: log, Metrics: ops.NewMetrics(metrics),
 		ApprovalTTL: c.Approvals.TTL, ApproveOwn: c.Approvals.Self,
 		Changes: queue.New(s.store.Client(), queue.Options{Name: "changes", Concurrency: quickOperations, Poll: 25 * time.Millisecond, Log: log}),
 		Deploys: queue.New(s.store.Client(), queue.Options{Name: "deploys", Concurrency: c.Build.Concurrency, Poll: 100 * time.Millisecond, Log: log}),

@@ -150,13 +150,13 @@ func (g *Git) Checkout(ctx context.Context, url, commit, branch string) (_ *Tree
 }
 
 // Resolve returns the full hash of the commit that a branch or tag, or a full
-// hash itself, names now. NotFound when the repository has none of that name;
-// other errors are those of Checkout.
+// hash itself, names now; of the default branch for "". NotFound when the
+// repository has none of that name; other errors are those of Checkout.
 func (g *Git) Resolve(ctx context.Context, url, ref string) (string, error) {
 	if fullHash.MatchString(ref) {
 		return ref, nil
 	}
-	if !branchName.MatchString(ref) || strings.Contains(ref, "..") {
+	if ref != "" && (!branchName.MatchString(ref) || strings.Contains(ref, "..")) {
 		return "", ops.Errorf(ops.Invalid, "%q is not a branch or tag", ref)
 	}
 	r, err := g.remote(url)
@@ -170,8 +170,11 @@ func (g *Git) Resolve(ctx context.Context, url, ref string) (string, error) {
 	defer lock.Close()
 	defer os.RemoveAll(root)
 	run := &runner{remote: r, root: root, log: g.logger()}
-	branch, tag := "refs/heads/"+ref, "refs/tags/"+ref
-	out, err := run.git(ctx, "ls-remote", "--quiet", "--", r.url, branch, tag, tag+"^{}")
+	names := []string{"refs/heads/" + ref, "refs/tags/" + ref + "^{}", "refs/tags/" + ref} // the first that is there
+	if ref == "" {
+		names = []string{"HEAD"}
+	}
+	out, err := run.git(ctx, append([]string{"ls-remote", "--quiet", "--", r.url}, names...)...)
 	if err != nil {
 		return "", run.failed(ctx, err, "ask "+r.name)
 	}
@@ -181,13 +184,16 @@ func (g *Git) Resolve(ctx context.Context, url, ref string) (string, error) {
 			found[name] = hash
 		}
 	}
-	for _, name := range []string{branch, tag + "^{}", tag} {
+	for _, name := range names {
 		if hash := found[name]; fullHash.MatchString(hash) {
 			return hash, nil
 		}
 	}
+	if ref == "" {
+		return "", ops.Errorf(ops.NotFound, "%s has no commit yet", r.name).Then("Push one.")
+	}
 	return "", ops.Errorf(ops.NotFound, "%s has no branch or tag %s", r.name, ref).
-		Then("Give a branch, a tag, or a commit's full hash")
+		Then("Give a branch, a tag, or a commit's full hash.")
 }
 
 // workPrefix begins the names of the directories that workDir makes.

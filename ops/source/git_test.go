@@ -494,7 +494,7 @@ func TestResolve(t *testing.T) {
 	r.run(r.work, "push", "--quiet", "--tags")
 	second := r.commit("menu", "y", "Two")
 	g := &Git{Dir: t.TempDir()}
-	for ref, want := range map[string]string{"main": second, "v1": first, "light": first, first: first} {
+	for ref, want := range map[string]string{"": second, "main": second, "v1": first, "light": first, first: first} {
 		if got, err := g.Resolve(t.Context(), r.url(), ref); err != nil || got != want {
 			t.Errorf("Resolve(%s) = %s, %v; want %s", ref, got, err, want)
 		}

@@ -1,0 +1,86 @@
+package ops
+
+import (
+	"context"
+	"regexp"
+	"strings"
+
+	"github.com/distribution/reference"
+)
+
+var (
+	fullHash  = regexp.MustCompile(`^[0-9a-f]{40}([0-9a-f]{24})?$`)
+	shortHash = regexp.MustCompile(`^[0-9a-f]{7,39}$`)
+)
+
+// find finds out which commit or image is asked for by hand. Once it is known it
+// stays: a branch that moves meanwhile is another deploy.
+func (d *Deploy) find(ctx context.Context, run *Run) error {
+	switch {
+	case d.Image != "" || d.Push.After != "":
+		return nil
+	case d.From != "":
+		image, err := d.registries.pin(ctx, run, d.From)
+		d.Image = image
+		return err
+	}
+	repo := d.svc.Labels[LabelRepo]
+	if repo == "" {
+		return Errorf(Invalid, "%s is not linked to a repository", d.App).
+			Then("`/app link %s <repo>` links it; `/deploy %s image <ref>` deploys an image.", d.App, d.App)
+	}
+	ref := d.Ref
+	if ref == "" {
+		ref = d.svc.Labels[LabelBranch]
+	}
+	ctx, cancel := context.WithTimeout(ctx, resolveTimeout*2)
+	defer cancel()
+	commit, err := run.Source.Resolve(ctx, repo, ref)
+	if CodeOf(err) == NotFound && shortHash.MatchString(ref) {
+		commit, err = d.released(ref)
+	}
+	if err != nil {
+		return err
+	}
+	d.Push = Push{Repo: repo, After: commit, Pusher: run.Actor.Name}
+	if !fullHash.MatchString(ref) && !shortHash.MatchString(ref) {
+		d.Push.Branch = ref
+	}
+	return nil
+}
+
+// released completes a short hash with those of the app's releases: a repository
+// tells no others without a clone.
+func (d *Deploy) released(ref string) (string, error) {
+	releases, err := d.svc.Releases()
+	if err != nil {
+		return "", err
+	}
+	for _, r := range releases {
+		if strings.HasPrefix(r.Commit, ref) {
+			return r.Commit, nil
+		}
+	}
+	return "", Errorf(NotFound, "There is no branch or tag %s, and no release of %s was of that commit", ref, d.App).
+		Then("Give the commit's full hash.")
+}
+
+// pin asks the registry of an image for its digest and returns the image with it.
+func (rs Registries) pin(ctx context.Context, run *Run, image string) (string, error) {
+	named, err := reference.ParseNormalizedNamed(image)
+	if err != nil {
+		return "", CheckImage(image)
+	}
+	var login RegistryLogin
+	if r, ok := rs.Of(image); ok {
+		if login, err = r.Login(run.SecretKey); err != nil {
+			return "", err
+		}
+	}
+	name := reference.FamiliarString(reference.TagNameOnly(named))
+	digest, err := run.Swarm.ImageDigest(ctx, name, login.Auth)
+	if err != nil {
+		return "", err
+	}
+	return withoutDigest(name) + "@" + digest, nil
+}
