@@ -2,6 +2,8 @@ package bot
 
 import (
 	"strconv"
+	"strings"
+	"unicode/utf8"
 
 	"waggle/ops"
 )
@@ -22,6 +24,29 @@ func deployCommands() []Command {
 			Example: []string{"/rollback pizza", "/rollback pizza 12"},
 			New:     func() ops.Operation { return new(ops.Rollback) },
 			Parse:   parseRollback,
+		},
+		{
+			Name: "/freeze", Usage: "<app | all> [reason] [--dry-run]",
+			Short:   "Have pushes wait, and say why",
+			Example: []string{"/freeze pizza", "/freeze all Black Friday"},
+			New:     func() ops.Operation { return new(ops.Freeze) },
+			Parse: func(args Args) (ops.Operation, error) {
+				app, reason, err := parseFreeze("/freeze", args)
+				return &ops.Freeze{App: app, Reason: reason}, err
+			},
+		},
+		{
+			Name: "/unfreeze", Usage: "<app | all> [--dry-run]",
+			Short:   "Deploy again; the newest push that waits goes first",
+			Example: []string{"/unfreeze pizza", "/unfreeze all"},
+			New:     func() ops.Operation { return &ops.Freeze{Lift: true} },
+			Parse: func(args Args) (ops.Operation, error) {
+				app, reason, err := parseFreeze("/unfreeze", args)
+				if err == nil && reason != "" {
+					err = ops.Errorf(ops.Invalid, "/unfreeze takes one app, or all, and was given %s", count(args.Words))
+				}
+				return &ops.Freeze{App: app, Lift: true}, err
+			},
 		},
 	}
 }
@@ -44,6 +69,21 @@ func parseDeploy(args Args) (ops.Operation, error) {
 		err = ops.CheckImage(d.From)
 	}
 	return d, err
+}
+
+// maxReason is how long a reason may be, in characters.
+const maxReason = 300
+
+func parseFreeze(command string, args Args) (app, reason string, err error) {
+	if len(args.Words) == 0 {
+		return "", "", ops.Errorf(ops.Invalid, "%s takes an app, or all, and was given nothing", command)
+	}
+	reason = strings.Join(args.Words[1:], " ")
+	if utf8.RuneCountInString(reason) > maxReason {
+		return "", "", ops.Errorf(ops.Invalid, "The reason is longer than %d letters", maxReason)
+	}
+	app, err = parseApp(args.Words[0])
+	return app, reason, err
 }
 
 func parseRollback(args Args) (ops.Operation, error) {

@@ -64,6 +64,9 @@ func (q AppList) Ask(ctx context.Context, r *Runner, _ Actor) (Answer, error) {
 		r.Log.Warn("what waits is not in the list of apps", "err", err)
 	}
 	a := Answer{}
+	if c, err := r.Env.Swarm.Cluster(ctx); err == nil && c.Labels[LabelFreeze] != "" {
+		a.Concern("deploys of all apps are frozen by "+c.Labels[LabelFreeze], "`/unfreeze all`")
+	}
 	short := 0
 	rows := [][]string{{"APP", "REPLICAS", "RELEASE", "NODES", ""}}
 	page := max(1, q.Page)
@@ -209,7 +212,10 @@ func (q AppShow) Ask(ctx context.Context, r *Runner, _ Actor) (Answer, error) {
 		a.Concern(text, "")
 	}
 	if f := svc.Labels[LabelFreeze]; f != "" {
-		a.Concern("deploys are frozen: "+f, fmt.Sprintf("`/unfreeze %s`", svc.Name))
+		a.Concern("deploys are frozen by "+f, fmt.Sprintf("`/unfreeze %s`", svc.Name))
+	}
+	if c, err := r.Env.Swarm.Cluster(ctx); err == nil && c.Labels[LabelFreeze] != "" {
+		a.Concern("deploys of all apps are frozen by "+c.Labels[LabelFreeze], "`/unfreeze all`")
 	}
 	return a, nil
 }

@@ -279,7 +279,7 @@ func TestAppQuestions(t *testing.T) {
 		want []string
 	}{
 		"list":     {ops.AppList{}, []string{"3 apps, 1 not at their count", "[pizza 6/6 2 abcdef1 n1 n3 frozen]", "[db 0/1 -  data]", "[agent 2/2 global", "db runs 0 of 1", "`/app show db`"}},
-		"show":     {ops.AppShow{App: "pizza"}, []string{"pizza runs 6/6, release 2 (abcdef1) since 2 h ago", "environment DB_PASSWORD (values are hidden)", "Any number more would find a place", "deploys are frozen: @ada: holidays"}},
+		"show":     {ops.AppShow{App: "pizza"}, []string{"pizza runs 6/6, release 2 (abcdef1) since 2 h ago", "environment DB_PASSWORD (values are hidden)", "Any number more would find a place", "deploys are frozen by @ada: holidays"}},
 		"show db":  {ops.AppShow{App: "db"}, []string{"it is pinned to n2, which is down"}},
 		"history":  {ops.AppHistory{App: "pizza"}, []string{"pizza runs release 2; 2 releases are kept", "[1 0000001 ada 2 h ago reg:5000/acme/pizza:000@sha256:111111111111]", "`/rollback pizza <number>`"}},
 		"logs":     {ops.AppLogs{App: "pizza", Lines: 50}, []string{"The last 2 lines of pizza", "1@n1 connecting with <DB_PASSWORD>", "2@n3 an ERROR"}},

@@ -66,7 +66,9 @@ func (d *Deploy) Plan(ctx context.Context, run *Run) (Plan, error) {
 		return Plan{}, err
 	}
 	if d.Hand {
-		err = d.find(ctx, run)
+		if err = d.checkFrozen(ctx, run); err == nil {
+			err = d.find(ctx, run)
+		}
 	} else if reason := svc.notFollowing(d.Push); reason != "" {
 		err = Errorf(Canceled, "%s", reason)
 	}

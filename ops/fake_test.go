@@ -37,7 +37,8 @@ type fakeSwarm struct {
 	log          string // of every task
 	beforeNode   func(*fakeSwarm)
 	nodeChanges  []ops.NodeChange
-	cluster      uint64 // its version
+	cluster      uint64            // its version
+	labels       map[string]string // of the swarm
 	rotated      []string
 	afterUpdate  func(*ops.Service)
 	lines        []ops.LogLine
@@ -210,7 +211,7 @@ func (f *fakeSwarm) RemoveNode(_ context.Context, id string, force bool) error {
 func (f *fakeSwarm) Cluster(context.Context) (ops.Cluster, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return ops.Cluster{ID: "cluster", Version: f.cluster, Self: "id1", WorkerToken: "canary-worker-token", ManagerToken: "canary-manager-token"}, f.down
+	return ops.Cluster{ID: "cluster", Version: f.cluster, Self: "id1", Labels: maps.Clone(f.labels), WorkerToken: "canary-worker-token", ManagerToken: "canary-manager-token"}, f.down
 }
 
 func (f *fakeSwarm) RotateTokens(_ context.Context, c ops.Cluster, worker, manager bool) error {
@@ -221,6 +222,23 @@ func (f *fakeSwarm) RotateTokens(_ context.Context, c ops.Cluster, worker, manag
 	}
 	f.cluster++
 	f.rotated = append(f.rotated, fmt.Sprintf("worker %t, manager %t", worker, manager))
+	return nil
+}
+
+func (f *fakeSwarm) LabelSwarm(_ context.Context, c ops.Cluster, set map[string]string, unset []string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if c.Version != f.cluster {
+		return ops.Errorf(ops.OutOfDate, "the swarm changed")
+	}
+	f.cluster++
+	if f.labels == nil {
+		f.labels = map[string]string{}
+	}
+	maps.Copy(f.labels, set)
+	for _, k := range unset {
+		delete(f.labels, k)
+	}
 	return nil
 }
 

@@ -54,6 +54,7 @@ type Cluster struct {
 	ID      string
 	Version uint64
 	Self    string // the node that Waggle speaks to
+	Labels  map[string]string
 	// Tokens by which workers and managers join. Whoever has one can.
 	WorkerToken, ManagerToken secret.Text
 }
@@ -83,4 +84,7 @@ type Nodes interface {
 	// RotateTokens makes a new token for workers, managers or both, on the version
 	// that c was read at. The old ones are good for nothing then.
 	RotateTokens(ctx context.Context, c Cluster, worker, manager bool) error
+	// LabelSwarm sets and removes labels of the swarm itself, on the version that c
+	// was read at.
+	LabelSwarm(ctx context.Context, c Cluster, set map[string]string, unset []string) error
 }

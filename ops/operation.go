@@ -60,6 +60,14 @@ type Preparer interface {
 	Prepare(ctx context.Context, run *Run) error
 }
 
+// Holder is a Preparer that may have to wait before its turn.
+type Holder interface {
+	Preparer
+	// Hold says what it waits for, "" for nothing. It is asked again about every
+	// second.
+	Hold(ctx context.Context, run *Run) (why string, err error)
+}
+
 // Source fetches the files of a commit.
 type Source interface {
 	// Checkout fetches exactly that commit into a directory of its own; the

@@ -57,6 +57,9 @@ func (Overview) Ask(ctx context.Context, r *Runner, _ Actor) (Answer, error) {
 	if len(frozen) > 0 {
 		a.Concern("deploys are frozen: "+strings.Join(frozen, ", "), "`/unfreeze <app>`")
 	}
+	if c, err := r.Env.Swarm.Cluster(ctx); err == nil && c.Labels[LabelFreeze] != "" {
+		a.Concern("deploys of all apps are frozen by "+c.Labels[LabelFreeze], "`/unfreeze all`")
+	}
 	registries, err := ReadRegistries(ctx, r.Env.Swarm)
 	if err != nil {
 		a.Concern(sentenceOf(err), "")

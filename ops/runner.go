@@ -49,6 +49,7 @@ type record struct {
 	Round    int       `json:"round,omitempty"`
 	Approved *Decision `json:"approved,omitempty"` // of that plan
 	Stopped  int       `json:"stopped,omitempty"`  // how often it was put back in good order
+	Note     string    `json:"note,omitempty"`     // of one that waits for its turn: what its message says
 }
 
 // saver changes a record and makes the change durable.
@@ -206,7 +207,6 @@ func (r *Runner) handle(ctx context.Context, payload []byte) error {
 	if rec.State == Pending && decision == nil {
 		return r.showPending(ctx, run, &rec, nil)
 	}
-	waited := rec.State == Waiting
 	var turn context.Context
 	end := func() {}
 	if decision != nil {
@@ -218,13 +218,8 @@ func (r *Runner) handle(ctx context.Context, payload []byte) error {
 	} else {
 		turn, end, err = r.takeTurn(lease.Context(), run, &rec)
 	}
-	if errors.Is(err, queue.ErrBusy) {
-		if waited {
-			return err // and its message says so already
-		}
-		closeMessage(ctx, run, log)
-		_ = save(ctx, func(rec *record) { rec.State = Waiting }) // else it is said again
-		return err
+	if wait := new(notYet); errors.As(err, &wait) {
+		return r.wait(ctx, run, &rec, save, wait.why)
 	}
 	if err == nil {
 		defer end()
@@ -311,8 +306,29 @@ func (r *Runner) decode(req Request) (Operation, error) {
 	return op, nil
 }
 
+// notYet says that it is not an operation's turn.
+type notYet struct{ why string } // "" when that cannot be told
+
+func (e *notYet) Error() string { return "not its turn: " + e.why }
+
+// wait shows what an operation waits for, unless its message says so already, and
+// puts it back.
+func (r *Runner) wait(ctx context.Context, run *Run, rec *record, save saver, why string) error {
+	if why == "" || rec.State == Waiting && rec.Note == why {
+		return queue.ErrBusy
+	}
+	run.update(func(s *Status) { s.State, s.Note = Waiting, why })
+	closeMessage(ctx, run, run.Log)
+	err := save(ctx, func(rec *record) { rec.State, rec.Note, rec.Approved = Waiting, why, run.status.Decision })
+	if err != nil {
+		return err
+	}
+	return queue.ErrBusy
+}
+
 // takeTurn lets the Preparers of a target go one after the other, the newest of
-// those that wait in place of the others. The returned context ends with the turn.
+// those that wait in place of the others. The returned context ends with the turn;
+// a notYet says that it has not come.
 func (r *Runner) takeTurn(ctx context.Context, run *Run, rec *record) (context.Context, func(), error) {
 	if _, ordered := run.op.(Preparer); !ordered {
 		return ctx, func() {}, nil
@@ -320,19 +336,22 @@ func (r *Runner) takeTurn(ctx context.Context, run *Run, rec *record) (context.C
 	target := run.op.Target()
 	newest, err := r.Store.Raise(ctx, newestKey(target), run.Seq, queue.Retention)
 	if err != nil {
-		return ctx, nil, queue.ErrBusy
+		return ctx, nil, &notYet{}
 	}
-	if newest > run.Seq && (rec.Begun == 0 || rec.State == Pending) {
+	fresh := rec.Begun == 0 || rec.State == Pending || rec.State == Waiting
+	if newest > run.Seq && fresh {
 		return ctx, nil, Errorf(Canceled, "A newer push took its place before it began")
+	}
+	if h, ok := run.op.(Holder); ok && fresh {
+		if why, err := h.Hold(ctx, run); why != "" || err != nil {
+			return ctx, nil, &notYet{why}
+		}
 	}
 	turn, err := r.Store.Lock(ctx, "turn:"+target, r.claim(run))
 	if held := new(store.HeldError); errors.As(err, &held) {
-		run.update(func(s *Status) {
-			s.State, s.Note = Waiting, fmt.Sprintf("waits for the deploy of %s, which began %s", held.Owner, held.Since.UTC().Format("15:04:05 UTC"))
-		})
-		return ctx, nil, queue.ErrBusy
+		return ctx, nil, &notYet{fmt.Sprintf("waits for the deploy of %s, which began %s", held.Owner, held.Since.UTC().Format("15:04:05 UTC"))}
 	} else if err != nil {
-		return ctx, nil, queue.ErrBusy
+		return ctx, nil, &notYet{}
 	}
 	return turn.Context(), turn.Release, nil
 }

@@ -53,6 +53,8 @@ func startOn(t *testing.T, redis *store.Embedded, swarm *fakeSwarm, change ...fu
 		Kinds: map[string]func() ops.Operation{
 			"scale":         func() ops.Operation { return new(ops.Scale) },
 			"deploy":        func() ops.Operation { return new(ops.Deploy) },
+			"freeze":        func() ops.Operation { return new(ops.Freeze) },
+			"unfreeze":      func() ops.Operation { return &ops.Freeze{Lift: true} },
 			"rollback":      func() ops.Operation { return new(ops.Rollback) },
 			"join":          func() ops.Operation { return new(ops.NodeJoin) },
 			"join-rotate":   func() ops.Operation { return new(ops.TokenRotation) },

@@ -110,7 +110,7 @@ func (c *Client) Cluster(ctx context.Context) (ops.Cluster, error) {
 	if err != nil {
 		return ops.Cluster{}, c.failed(err, "read the swarm")
 	}
-	return ops.Cluster{ID: s.ID, Version: s.Version.Index, Self: info.NodeID,
+	return ops.Cluster{ID: s.ID, Version: s.Version.Index, Self: info.NodeID, Labels: s.Spec.Labels,
 		WorkerToken: secret.Text(s.JoinTokens.Worker), ManagerToken: secret.Text(s.JoinTokens.Manager)}, nil
 }
 
@@ -125,6 +125,27 @@ func (c *Client) RotateTokens(ctx context.Context, cluster ops.Cluster, worker, 
 	err = c.api.SwarmUpdate(ctx, swarm.Version{Index: cluster.Version}, s.Spec,
 		swarm.UpdateFlags{RotateWorkerToken: worker, RotateManagerToken: manager})
 	return c.failed(err, "make new join tokens")
+}
+
+// LabelSwarm changes the swarm's own labels.
+func (c *Client) LabelSwarm(ctx context.Context, cluster ops.Cluster, set map[string]string, unset []string) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	s, err := c.api.SwarmInspect(ctx)
+	if err != nil {
+		return c.failed(err, "read the swarm")
+	}
+	labels := maps.Clone(s.Spec.Labels)
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	maps.Copy(labels, set)
+	for _, k := range unset {
+		delete(labels, k)
+	}
+	s.Spec.Labels = labels
+	err = c.api.SwarmUpdate(ctx, swarm.Version{Index: cluster.Version}, s.Spec, swarm.UpdateFlags{})
+	return c.failed(err, "label the swarm")
 }
 
 // node makes the operations' view of a node.

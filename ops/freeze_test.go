@@ -1,0 +1,63 @@
+package ops_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"waggle/ops"
+)
+
+func TestFrozenPushWaitsAndTheNewestIsDeployed(t *testing.T) {
+	for _, whose := range []string{"pizza", ops.AllApps} {
+		t.Run(whose, func(t *testing.T) {
+			t.Parallel()
+			h := startHouse(t, newFakeSwarm(linked("pizza", 1)))
+			h.does(t, "image", &ops.Deploy{App: "pizza", Hand: true, From: "a:1"})
+			got := h.does(t, "freeze", &ops.Freeze{App: whose, Reason: "Black  Friday"})
+			if got.State != ops.Done || !strings.HasPrefix(got.Plan.Diffs[0].To, "@ada, ") || !strings.HasSuffix(got.Plan.Diffs[0].To, " UTC: Black Friday") {
+				t.Fatalf("%s %s %+v", got.State, said(got), got.Plan)
+			}
+			label := got.Plan.Diffs[0].To
+
+			first := h.push(t, pushOf(1)).Jobs[0].ID
+			waits := h.wait(t, func(s ops.Status) bool { return s.ID == first && s.State == ops.Waiting })
+			if !strings.Contains(waits.Note, " are frozen by "+label) || !strings.HasSuffix(waits.Note, "`/unfreeze "+whose+"` lets it go on") {
+				t.Errorf("it waits: %s", waits.Note)
+			}
+			by := h.does(t, "hand", &ops.Deploy{App: "pizza", Hand: true, From: "b:2"})
+			if by.State != ops.Refused || !strings.Contains(said(by), "are frozen by "+label) || !strings.Contains(said(by), "`/unfreeze "+whose+"`") {
+				t.Errorf("by hand: %s %s", by.State, said(by))
+			}
+			if list, err := h.Ask(t.Context(), person("ada"), ops.AppShow{App: "pizza"}); err != nil || len(list.Concerns) == 0 || !strings.Contains(list.Concerns[len(list.Concerns)-1].What, label) {
+				t.Errorf("/app show: %+v, %v", list.Concerns, err)
+			}
+			second := h.push(t, pushOf(2)).Jobs[0].ID
+			if got := h.final(t, first); got.State != ops.Superseded {
+				t.Errorf("the older one that waits: %s", got.State)
+			}
+			h.wait(t, func(s ops.Status) bool { return s.ID == second && s.State == ops.Waiting })
+			if got := h.does(t, "back", &ops.Rollback{App: "pizza"}); got.State != ops.Done {
+				t.Errorf("a rollback: %s %s", got.State, said(got))
+			}
+			h.does(t, "unfreeze", &ops.Freeze{App: whose, Lift: true})
+			if got := h.final(t, second); got.State != ops.Done {
+				t.Errorf("the newest: %s %s", got.State, said(got))
+			}
+			if n := len(h.swarm.built); n != 1 {
+				t.Errorf("%d builds", n)
+			}
+			if got := h.does(t, "again", &ops.Freeze{App: whose, Lift: true}); got.State != ops.Refused {
+				t.Errorf("not frozen: %s %s", got.State, said(got))
+			}
+		})
+	}
+}
+
+func TestFreezeOutlivesRedis(t *testing.T) {
+	h := startHouse(t, newFakeSwarm(linked("pizza", 1)))
+	h.does(t, "freeze", &ops.Freeze{App: "pizza"})
+	h.Store.Client().FlushAll(context.Background())
+	id := h.push(t, pushOf(1)).Jobs[0].ID
+	h.wait(t, func(s ops.Status) bool { return s.ID == id && s.State == ops.Waiting })
+}
