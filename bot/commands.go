@@ -86,7 +86,7 @@ func Commands() []Command {
 		},
 		{
 			Name: "/swarm", Verb: "cancel", Usage: "<id>",
-			Short:   "Take back what waits for an approval",
+			Short:   "Take back what waits, or stop a deploy",
 			Example: []string{"/swarm cancel cmd-0123456789ab"},
 			Answer:  answerCancel,
 		},

@@ -18,9 +18,13 @@ import (
 const (
 	actionApprove = "approve"
 	actionReject  = "reject"
-	viewReject    = "reject"
-	blockReason   = "reason"
-	inputReason   = "text"
+	actionCancel  = "cancel" // of a deploy that runs or waits: its value is the operation's id
+	// Below a deploy that is done; the values are JSON.
+	actionRollback = "rollback"
+	actionLogs     = "logs"
+	viewReject     = "reject"
+	blockReason    = "reason"
+	inputReason    = "text"
 )
 
 // decisionButtons are below a plan that waits.
@@ -53,6 +57,12 @@ func (b *Bot) interaction(ctx context.Context, in slack.InteractionCallback) (an
 			switch a.ActionID {
 			case actionApprove:
 				return nil, b.decide(ctx, asked, a.Value, ops.Approve, "")
+			case actionCancel:
+				return nil, b.decide(ctx, asked, ops.CancelToken(a.Value), ops.Cancel, "")
+			case actionRollback:
+				return nil, b.clickedRollback(ctx, asked, a.Value)
+			case actionLogs:
+				return nil, b.clickedLogs(asked, a.Value)
 			case actionFollow:
 				return nil, b.follow(asked, a.Value)
 			case actionReject:

@@ -1,9 +1,16 @@
 package bot
 
 import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/slack-go/slack"
 
 	"waggle/ops"
 )
@@ -103,4 +110,87 @@ func parseRollback(args Args) (ops.Operation, error) {
 		}
 	}
 	return b, nil
+}
+
+// deployButtons are below a deploy's message: to stop it for as long as nothing was
+// changed, and to go back or look at the logs when it is done. Nil for none.
+func deployButtons(s ops.Status) slack.Block {
+	if s.Kind != "deploy" && s.Kind != "rollback" || !serviceName.MatchString(s.Target) {
+		return nil
+	}
+	switch s.State {
+	case ops.Waiting, ops.Working:
+		begun := slices.ContainsFunc(s.Steps, func(step ops.Step) bool { return step.Name == "update" })
+		if s.Kind != "deploy" || begun {
+			return nil
+		}
+		return slack.NewActionBlock("deploy", slack.NewButtonBlockElement(actionCancel, s.ID, plainText("Cancel")).WithStyle(slack.StyleDanger))
+	case ops.Done:
+		value, err := json.Marshal(deployed{App: s.Target, Release: releaseOf(s.Plan)})
+		if err != nil {
+			return nil
+		}
+		var buttons []slack.BlockElement
+		if s.Plan.Undo != "" {
+			buttons = append(buttons, slack.NewButtonBlockElement(actionRollback, string(value), plainText("Rollback")).
+				WithConfirm(slack.NewConfirmationBlockObject(plainText("Go back?"), plainText("The app goes back to the release before."), plainText("Go back"), plainText("Stay"))))
+		}
+		return slack.NewActionBlock("deploy", append(buttons, slack.NewButtonBlockElement(actionLogs, string(value), plainText("Logs")))...)
+	}
+	return nil
+}
+
+// deployed is what the buttons below a deploy that is done are about.
+type deployed struct {
+	App     string `json:"app"`
+	Release int    `json:"release,omitempty"`
+}
+
+// releaseOf is the number of the release that a plan makes, 0 if it makes none.
+func releaseOf(p ops.Plan) int {
+	for _, d := range p.Diffs {
+		if d.What == "release" {
+			n, _ := strconv.Atoi(d.To) // Waggle's own
+			return n
+		}
+	}
+	return 0
+}
+
+// clickedRollback asks for the rollback as the clicker, from the release that the
+// message is about.
+func (b *Bot) clickedRollback(ctx context.Context, asked ops.Request, value string) error {
+	var d deployed
+	if err := json.Unmarshal([]byte(value), &d); err != nil {
+		return fmt.Errorf("read a button: %w", err)
+	}
+	asked.Title = "/rollback " + d.App
+	if refusal := b.submit(ctx, asked, &ops.Rollback{App: d.App, Of: d.Release}); refusal != "" {
+		return errors.New(refusal)
+	}
+	return nil
+}
+
+// clickedLogs shows the clicker what the app printed.
+func (b *Bot) clickedLogs(asked ops.Request, value string) error {
+	var d deployed
+	if err := json.Unmarshal([]byte(value), &d); err != nil {
+		return fmt.Errorf("read a button: %w", err)
+	}
+	asked.Title = "/app logs " + d.App
+	b.reads.Go(func() {
+		ctx, cancel := context.WithTimeout(b.life, askWithin)
+		defer cancel()
+		got, err := b.house.Ask(ctx, asked.Actor, ops.AppLogs{App: d.App, Lines: 50})
+		b.sendLong(ctx, asked, &got)
+		shown := answers(got)
+		if err != nil {
+			shown = rendered{text: sentence(err), blocks: []slack.Block{section(sentence(err))}}
+		}
+		// Not by the response_url: that could replace the deploy's message.
+		if _, err := b.api.PostEphemeralContext(ctx, asked.Channel, asked.Actor.ID, options(shown)...); err != nil {
+			b.opts.Log.Warn("an answer did not reach its asker", "question", asked.Title, "user", asked.Actor.ID, "err", err)
+		}
+	})
+	return nil
 }

@@ -107,6 +107,9 @@ func render(s ops.Status) rendered {
 	if s.State == ops.Pending {
 		blocks = append(blocks, decisionButtons(s.Token))
 	}
+	if buttons := deployButtons(s); buttons != nil {
+		blocks = append(blocks, buttons)
+	}
 	blocks = append(blocks, slack.NewContextBlock("", mrkdwn(footer(s), maxContext)))
 	return rendered{text: strings.ReplaceAll(cutEscaped(head, maxSection), "*", ""), blocks: blocks}
 }
@@ -143,6 +146,9 @@ func headline(s ops.Status) string {
 	case ops.Pending:
 		return fmt.Sprintf("🔐 *%s: %s* waits for an approval", app, line(firstDiff(s.Plan)))
 	case ops.Rejected, ops.Expired, ops.Cancelled:
+		if len(s.Plan.Diffs) == 0 {
+			return fmt.Sprintf("🚫 *%s %s* was not done: %s", app, line(s.Title), line(s.Err.Sentence))
+		}
 		return fmt.Sprintf("🚫 *%s: %s* was not done: %s", app, line(firstDiff(s.Plan)), line(s.Err.Sentence))
 	case ops.Superseded:
 		return fmt.Sprintf("⏭️ *%s %s:* %s", app, line(s.Title), line(s.Err.Sentence))

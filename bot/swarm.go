@@ -35,7 +35,7 @@ func answerPending(ctx context.Context, b *Bot, asked ops.Request, args Args) (s
 // answerCancel stores the decision; what comes of it is told as for a click.
 func answerCancel(ctx context.Context, b *Bot, asked ops.Request, args Args) (string, error) {
 	if len(args.Words) != 1 {
-		return "", ops.Errorf(ops.Invalid, "/swarm cancel takes the id of what waits, and was given %s", count(args.Words)).
+		return "", ops.Errorf(ops.Invalid, "/swarm cancel takes the id of what waits or runs, and was given %s", count(args.Words)).
 			Then("`/swarm pending` lists what waits.")
 	}
 	return "", b.house.Decide(ctx, asked, ops.CancelToken(args.Words[0]), ops.Cancel, "")

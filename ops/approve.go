@@ -126,6 +126,9 @@ func (r *Runner) decide(ctx context.Context, req Request) error {
 		return fmt.Errorf("decode decision: %w", err)
 	}
 	won, err := r.settle(ctx, d)
+	if err == nil && won.State != Pending {
+		return nil // it notices by itself
+	}
 	if err == nil {
 		return r.carryOn(ctx, won)
 	}
@@ -205,6 +208,8 @@ func (r *Runner) settle(ctx context.Context, d decisionOp) (record, error) {
 		return rec, Errorf(NotFound, "This is gone: Redis does not know it any more").Then("Nothing was changed. Ask for it again.")
 	case err != nil:
 		return rec, err
+	case d.Verdict == Cancel && (rec.State == Working || rec.State == Waiting):
+		return rec, r.interrupt(ctx, rec, d.Decision)
 	case rec.State != Pending:
 		return rec, Errorf(Invalid, "This does not wait any more: it is %s", rec.State)
 	case round != rec.Round && round != anyRound:

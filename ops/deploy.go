@@ -217,6 +217,13 @@ func (d *Deploy) Prepare(ctx context.Context, run *Run) error {
 	if err != nil {
 		return err
 	}
+	release, err := run.Builds.Take(ctx, func(n int) {
+		run.update(func(s *Status) { s.State, s.Note = Waiting, fmt.Sprintf("waits for other builds, as number %d", n) })
+	})
+	if err != nil {
+		return err
+	}
+	defer release()
 	var dir string
 	remove := func() {}
 	defer func() { remove() }()

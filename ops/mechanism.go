@@ -39,8 +39,8 @@ func (r *Runner) authoriseToApproval(ctx context.Context, run *Run) error {
 func (r *Runner) prepareToConverge(ctx context.Context, run *Run) error {
 	prep, slow := run.op.(Preparer)
 	if slow {
-		if err := prep.Prepare(ctx, run); err != nil {
-			return failed(err)
+		if err := r.prepare(ctx, run, prep); err != nil {
+			return err
 		}
 	}
 	lock, err := r.lock(ctx, run, slow)
@@ -61,6 +61,9 @@ func (r *Runner) applyAndConverge(ctx context.Context, run *Run, stale bool) err
 			return err
 		}
 		if err := run.needsApproval(); err != nil {
+			return err
+		}
+		if err := r.startApplying(ctx, run); err != nil {
 			return err
 		}
 	}

@@ -89,6 +89,7 @@ type Env struct {
 	RegistryImage string
 	// ScaleAbove is the number of replicas above which a scale waits for an approval.
 	ScaleAbove    int
+	Builds        *Slots // for builds side by side
 	BuildTimeout  time.Duration
 	DeployTimeout time.Duration // the longest an update may take to converge
 	PushRetry     time.Duration // how long after a failed push it is tried again; doubled each time
@@ -113,6 +114,7 @@ type Run struct {
 	resumed  bool  // it has begun before
 	approved *Plan // the plan that somebody approved
 	persist  func(ctx context.Context, op json.RawMessage) error
+	applying func(ctx context.Context) error // makes it durable that slow work is over
 	message  Message
 	atEnd    []func()
 	hold     func(ctx context.Context, app string) (*store.Lease, error)

@@ -49,6 +49,7 @@ type record struct {
 	Round    int       `json:"round,omitempty"`
 	Approved *Decision `json:"approved,omitempty"` // of that plan
 	Stopped  int       `json:"stopped,omitempty"`  // how often it was put back in good order
+	Applying bool      `json:"applying,omitempty"` // its slow work is over, so it cannot be called off any more
 	Note     string    `json:"note,omitempty"`     // of one that waits for its turn: what its message says
 }
 
@@ -181,6 +182,16 @@ func (r *Runner) handle(ctx context.Context, payload []byte) error {
 		}
 	}
 
+	if _, slow := op.(Preparer); slow && !rec.Applying {
+		off, err := r.cancelled(ctx, req.ID)
+		if err != nil {
+			return err
+		}
+		if off != nil {
+			decision = off
+		}
+	}
+
 	run := &Run{Env: r.Env, Request: rec.Request, Log: log, op: op}
 	run.hold = func(ctx context.Context, app string) (*store.Lease, error) {
 		return r.Store.Lock(ctx, targetKey(app), r.claim(run))
@@ -195,6 +206,9 @@ func (r *Runner) handle(ctx context.Context, payload []byte) error {
 	}
 	run.persist = func(ctx context.Context, op json.RawMessage) error {
 		return save(ctx, func(rec *record) { rec.Op = op })
+	}
+	run.applying = func(ctx context.Context) error {
+		return save(ctx, func(rec *record) { rec.Applying = true })
 	}
 	run.message = r.Reporter.Open(req, rec.Message, func(ref string) {
 		ctx, cancel := detached(ctx)
@@ -214,7 +228,10 @@ func (r *Runner) handle(ctx context.Context, payload []byte) error {
 		run.approved = rec.Plan
 	}
 	if against := decision.against(r.ApprovalTTL); against != nil {
-		run.status.Plan, turn, err = *rec.Plan, ctx, against
+		if rec.Plan != nil {
+			run.status.Plan = *rec.Plan
+		}
+		turn, err = ctx, against
 	} else {
 		turn, end, err = r.takeTurn(lease.Context(), run, &rec)
 	}
@@ -338,7 +355,7 @@ func (r *Runner) takeTurn(ctx context.Context, run *Run, rec *record) (context.C
 	if err != nil {
 		return ctx, nil, &notYet{}
 	}
-	fresh := rec.Begun == 0 || rec.State == Pending || rec.State == Waiting
+	fresh := !rec.Applying && (rec.Begun == 0 || rec.State == Pending || rec.State == Waiting)
 	if newest > run.Seq && fresh {
 		return ctx, nil, Errorf(Canceled, "A newer push took its place before it began")
 	}

@@ -23,7 +23,7 @@ const (
 	Superseded State = "superseded" // a newer operation took its place before it began
 	Rejected   State = "rejected"   // somebody said no to it
 	Expired    State = "expired"    // nobody said yes to it in time
-	Cancelled  State = "cancelled"  // the asker, or an admin, took it back before it began
+	Cancelled  State = "cancelled"  // somebody called it off before it changed anything
 )
 
 // Final says whether nothing more will happen.

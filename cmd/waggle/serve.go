@@ -36,6 +36,9 @@ import (
 const (
 	// quickOperations is how many operations without slow work may run side by side.
 	quickOperations = 16
+	// deploysAtOnce is how many deploys may be under way; of them build.concurrency
+	// build, and the others wait for that or for their tasks.
+	deploysAtOnce = 32
 	// pushRetry is the first wait before a push that a registry did not take is
 	// tried again: five tries take half a minute.
 	pushRetry = 2 * time.Second
@@ -138,13 +141,13 @@ func newService(c config.Settings, log *slog.Logger) (_ *service, err error) {
 		Env: ops.Env{
 			Swarm: s.swarm, Source: checkouts{git}, ScaleAbove: c.Approvals.ScaleAbove,
 			JoinTimeout: c.Join.Timeout, Servers: s.servers, SSH: ops.Address{User: c.SSH.User, Port: c.SSH.Port}, AdvertiseAddr: c.Swarm.AdvertiseAddr, Network: c.Swarm.Network,
-			SecretKey: key, Images: s.registries, RegistryImage: c.Registry.Image,
+			SecretKey: key, Images: s.registries, RegistryImage: c.Registry.Image, Builds: ops.NewSlots(c.Build.Concurrency),
 			BuildTimeout: c.Build.Timeout, DeployTimeout: c.Deploy.Timeout, PushRetry: pushRetry, Now: time.Now,
 		},
 		Kinds: bot.Kinds(), Store: s.store, Authoriser: s.bot, Reporter: s.bot, Log: log, Metrics: ops.NewMetrics(metrics),
 		ApprovalTTL: c.Approvals.TTL, ApproveOwn: c.Approvals.Self,
 		Changes: queue.New(s.store.Client(), queue.Options{Name: "changes", Concurrency: quickOperations, Poll: 25 * time.Millisecond, Log: log}),
-		Deploys: queue.New(s.store.Client(), queue.Options{Name: "deploys", Concurrency: c.Build.Concurrency, Poll: 100 * time.Millisecond, Log: log}),
+		Deploys: queue.New(s.store.Client(), queue.Options{Name: "deploys", Concurrency: deploysAtOnce, Poll: 100 * time.Millisecond, Log: log}),
 	}
 	s.bot.WorkFor(s.runner)
 

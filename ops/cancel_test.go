@@ -1,0 +1,157 @@
+package ops_test
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"waggle/ops"
+	"waggle/ops/store"
+)
+
+// hang makes builds take until they are called off.
+func (h *house) hang() {
+	h.swarm.with(func() {
+		h.swarm.build = func(ctx context.Context, _ ops.BuildRequest) error {
+			<-ctx.Done()
+			return &ops.Error{Code: ops.Canceled, Sentence: "The build was called off", Err: ctx.Err()}
+		}
+	})
+}
+
+func building(id string) func(ops.Status) bool {
+	return func(s ops.Status) bool {
+		return s.ID == id && len(s.Steps) > 0 && s.Steps[len(s.Steps)-1].Name == "build"
+	}
+}
+
+// TestCancel stops a build from another replica than the one that builds.
+func TestCancel(t *testing.T) {
+	redis, err := store.StartEmbedded()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(redis.Close)
+	swarm := newFakeSwarm(linked("pizza", 1))
+	h := startOn(t, redis, swarm, func(r *ops.Runner) { r.Authoriser = notEve{} })
+	h.hang()
+	id := h.push(t, pushOf(1)).Jobs[0].ID
+	h.wait(t, building(id))
+
+	other := &ops.Runner{Changes: h.Changes, Env: h.Env}
+	clicked := func(click, by string) {
+		if err := other.Decide(t.Context(), ops.Request{ID: click, Actor: person(by)}, ops.CancelToken(id), ops.Cancel, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	clicked("click1", "eve")
+	if got := h.final(t, "click1"); got.Err.Code != ops.Forbidden {
+		t.Errorf("a stranger: %+v", got.Err)
+	}
+	began := time.Now()
+	clicked("click2", "bob")
+	got := h.final(t, id)
+	if took := time.Since(began); got.State != ops.Cancelled || got.Err.Sentence != "@bob cancelled it" || took > 2*time.Second {
+		t.Errorf("%s after %s: %+v", got.State, took, got.Err)
+	}
+	if len(swarm.changes()) > 0 {
+		t.Errorf("changed: %+v", swarm.changes())
+	}
+	waitFor(t, "the audit", func() bool {
+		all, err := h.Audit(t.Context(), "pizza", 5)
+		return err == nil && len(all) > 0 && all[0].Outcome == ops.Cancelled && all[0].Decider == "@bob"
+	})
+	swarm.with(func() { swarm.build = nil })
+	if got := h.final(t, h.push(t, pushOf(2)).Jobs[0].ID); got.State != ops.Done {
+		t.Errorf("the next push: %s %s", got.State, said(got))
+	}
+}
+
+func TestCancelOfOneThatWaits(t *testing.T) {
+	h := startHouse(t, newFakeSwarm(linked("pizza", 1)))
+	h.does(t, "freeze", &ops.Freeze{App: "pizza"})
+	id := h.push(t, pushOf(1)).Jobs[0].ID
+	h.wait(t, func(s ops.Status) bool { return s.ID == id && s.State == ops.Waiting })
+	h.decide(t, "click", "ada", ops.CancelToken(id), ops.Cancel, "")
+	if got := h.final(t, id); got.State != ops.Cancelled {
+		t.Errorf("%s %s", got.State, said(got))
+	}
+}
+
+func TestNoCancelOnceTheUpdateHasBegun(t *testing.T) {
+	swarm := newFakeSwarm(linked("pizza", 1))
+	swarm.rolled = func(s *ops.Service, _ ops.Change) { s.Update = ops.UpdateStatus{State: "updating"} }
+	h := startHouse(t, swarm)
+	id := h.push(t, pushOf(1)).Jobs[0].ID
+	h.wait(t, func(s ops.Status) bool { return s.ID == id && s.Replicas != nil })
+	h.decide(t, "click", "ada", ops.CancelToken(id), ops.Cancel, "")
+	if got := h.final(t, "click"); !strings.HasPrefix(said(got), "The update of pizza has begun") {
+		t.Errorf("%s %s", got.State, said(got))
+	}
+	swarm.with(func() { swarm.services["pizza"].Update.State = "completed" })
+	if got := h.final(t, id); got.State != ops.Done {
+		t.Errorf("%s %s", got.State, said(got))
+	}
+}
+
+func TestBuildsWaitInLine(t *testing.T) {
+	pizza, pasta := linked("pizza", 1), linked("pasta", 1)
+	h := startHouse(t, newFakeSwarm(pizza, pasta), func(r *ops.Runner) { r.Env.Builds = ops.NewSlots(1) })
+	h.hang()
+	jobs := h.push(t, pushOf(1)).Jobs // both follow the repository
+	waits := h.wait(t, func(s ops.Status) bool { return s.State == ops.Waiting })
+	if waits.Note != "waits for other builds, as number 1" {
+		t.Errorf("it waits: %s", waits.Note)
+	}
+	first := jobs[slices.IndexFunc(jobs, func(j ops.Job) bool { return j.ID != waits.ID })].ID
+	h.decide(t, "click", "ada", ops.CancelToken(first), ops.Cancel, "")
+	h.final(t, first)
+	h.wait(t, building(waits.ID))
+}
+
+func TestSlotsAreGivenInOrder(t *testing.T) {
+	s := ops.NewSlots(1)
+	release, err := s.Take(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	places := make(chan string, 10)
+	got := make(chan string, 10)
+	line := func(ctx context.Context, name string) {
+		go func() {
+			release, err := s.Take(ctx, func(n int) { places <- name + strings.Repeat("|", n) })
+			if err != nil {
+				got <- name + " left"
+				return
+			}
+			got <- name
+			release()
+			release() // counts once
+		}()
+		if p := <-places; !strings.HasPrefix(p, name) {
+			t.Errorf("moved %s, want %s to be in line", p, name)
+		}
+	}
+	line(ctx, "a")
+	line(t.Context(), "b")
+	line(t.Context(), "c")
+	cancel()
+	if g := <-got; g != "a left" {
+		t.Errorf("%s", g)
+	}
+	for range 2 {
+		if p := <-places; p != "b|" && p != "c||" {
+			t.Errorf("after the first left: %s", p)
+		}
+	}
+	release()
+	if first, second := <-got, <-got; first != "b" || second != "c" {
+		t.Errorf("given to %s, then %s", first, second)
+	}
+	if _, err := s.Take(t.Context(), nil); err != nil {
+		t.Error(err)
+	}
+}
