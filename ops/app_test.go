@@ -31,26 +31,20 @@ func withKey(*testing.T) func(*ops.Runner) {
 	}
 }
 
-func (h *house) done(t *testing.T, id string, op ops.Operation) ops.Status {
-	t.Helper()
-	h.submit(t, asked(id), op)
-	return h.final(t, id)
-}
-
 func TestLink(t *testing.T) {
 	h := startHouse(t, newFakeSwarm(ops.Service{Name: "pizza", Replicas: 2, Labels: map[string]string{"mine": "1"}}), withKey(t))
-	s := h.done(t, "op1", &ops.AppLink{App: "pizza", Repo: "https://git.example.com/acme/pizza.git", Branch: "main"})
+	s := h.does(t, "op1", &ops.AppLink{App: "pizza", Repo: "https://git.example.com/acme/pizza.git", Branch: "main"})
 	says(t, s, ops.Done, "A push to main of https://git.example.com/acme/pizza.git deploys pizza", "waggle.repo none → https://git.example.com/acme/pizza.git", "no task is restarted")
 	if l := h.swarm.service("pizza").Labels; l["waggle.branch"] != "main" || l["mine"] != "1" {
 		t.Errorf("labels %v", l)
 	}
-	s = h.done(t, "op2", &ops.AppLink{App: "pizza"})
+	s = h.does(t, "op2", &ops.AppLink{App: "pizza"})
 	says(t, s, ops.Done, "pizza is not deployed by pushes any more")
 	if c := h.swarm.changes()[1]; fmt.Sprint(c.Unset) != "[waggle.repo waggle.branch]" || s.Plan.Undo != "/app link pizza https://git.example.com/acme/pizza.git main" {
 		t.Errorf("change %+v, undo %s", c, s.Plan.Undo)
 	}
 	h.swarm.with(func() { delete(h.swarm.services["pizza"].Labels, "waggle.repo") })
-	says(t, h.done(t, "op3", &ops.AppLink{App: "pizza"}), ops.Refused, "pizza is not linked to a repository")
+	says(t, h.does(t, "op3", &ops.AppLink{App: "pizza"}), ops.Refused, "pizza is not linked to a repository")
 }
 
 func TestSet(t *testing.T) {
@@ -97,7 +91,7 @@ func TestSet(t *testing.T) {
 			if tc.app == "" {
 				tc.app = "pizza"
 			}
-			s := h.done(t, "op1", &ops.AppSet{App: tc.app, Values: tc.values})
+			s := h.does(t, "op1", &ops.AppSet{App: tc.app, Values: tc.values})
 			says(t, s, tc.state, tc.says...)
 			if tc.check != nil && !tc.check(h.swarm.changes()[0]) {
 				t.Errorf("change %+v", h.swarm.changes()[0])
@@ -124,7 +118,7 @@ func TestSetGoesBack(t *testing.T) {
 		}
 	}
 	h := startHouse(t, swarm, withKey(t))
-	s := h.done(t, "op1", &ops.AppSet{App: "pizza", Values: map[string]string{"limit-memory": "6m"}})
+	s := h.does(t, "op1", &ops.AppSet{App: "pizza", Values: map[string]string{"limit-memory": "6m"}})
 	says(t, s, ops.Failure, "pizza did not come up: non-zero exit (137)", "Nothing of the change is left")
 }
 
@@ -132,12 +126,12 @@ func TestEnv(t *testing.T) {
 	pizza := ops.Service{Name: "pizza", Replicas: 2, Image: "pizza:1", Settings: ops.Settings{Parallelism: 1, Env: []ops.EnvVar{{Name: "OVEN", Value: "canary-old"}, {Name: "SIZE", Value: "big"}},
 		Secrets: []ops.SecretRef{{ID: "s1", Name: "pizza.TOKEN.1", File: "TOKEN"}}}}
 	h := startHouse(t, newFakeSwarm(pizza), withKey(t))
-	s := h.done(t, "op1", &ops.AppEnv{App: "pizza", Set: map[string]secret.Text{"OVEN": "canary-hot", "NEW": "canary-new"}, Unset: []string{"SIZE"}})
+	s := h.does(t, "op1", &ops.AppEnv{App: "pizza", Set: map[string]secret.Text{"OVEN": "canary-hot", "NEW": "canary-new"}, Unset: []string{"SIZE"}})
 	says(t, s, ops.Done, "OVEN set → another value", "NEW not set → set", "SIZE set → not set", "NEW, OVEN, SIZE of pizza changed, 2 of 2 run with it")
 	if c := h.swarm.changes()[0]; c.Env["OVEN"] != "canary-hot" || fmt.Sprint(c.UnsetEnv) != "[SIZE]" || c.Image != "" || c.Replicas != nil {
 		t.Errorf("change %+v", c)
 	}
-	s = h.done(t, "op-12345678", &ops.AppEnv{App: "pizza", Secrets: map[string]secret.Text{"TOKEN": "canary-token"}})
+	s = h.does(t, "op-12345678", &ops.AppEnv{App: "pizza", Secrets: map[string]secret.Text{"TOKEN": "canary-token"}})
 	says(t, s, ops.Done, "secret TOKEN set → /run/secrets/TOKEN")
 	if c := h.swarm.changes()[1]; len(c.AddSecrets) != 1 || c.AddSecrets[0].Name != "pizza.TOKEN.12345678" || fmt.Sprint(c.DropSecrets) != "[s1]" || c.Env["TOKEN_FILE"] != "/run/secrets/TOKEN" {
 		t.Errorf("change %+v", c)
@@ -145,7 +139,7 @@ func TestEnv(t *testing.T) {
 	if h.swarm.secrets["pizza.TOKEN.12345678"] != "canary-token" || fmt.Sprint(h.swarm.secretsGone) != "[s1]" {
 		t.Errorf("secrets %v, gone %v", h.swarm.secrets, h.swarm.secretsGone)
 	}
-	says(t, h.done(t, "op3", &ops.AppEnv{App: "pizza", Unset: []string{"NOPE"}}), ops.Refused, "pizza has no variable and no secret NOPE")
+	says(t, h.does(t, "op3", &ops.AppEnv{App: "pizza", Unset: []string{"NOPE"}}), ops.Refused, "pizza has no variable and no secret NOPE")
 
 	a, err := h.Ask(t.Context(), person("ada"), ops.AppEnvList{App: "pizza"})
 	if text := fmt.Sprint(a); err != nil || strings.Contains(text, "canary") || !strings.Contains(text, "[OVEN hidden]") {
@@ -228,7 +222,7 @@ func TestRemoveApp(t *testing.T) {
 	if h.swarm.services["db"] != nil || fmt.Sprint(h.swarm.volumesGone) != "[db-data]" || fmt.Sprint(h.swarm.secretsGone) != "[s1]" {
 		t.Errorf("volumes %v, secrets %v", h.swarm.volumesGone, h.swarm.secretsGone)
 	}
-	says(t, h.done(t, "op2", &ops.AppRemove{App: "web", Volumes: []string{"x"}}), ops.Refused, "web belongs to the stack shop")
+	says(t, h.does(t, "op2", &ops.AppRemove{App: "web", Volumes: []string{"x"}}), ops.Refused, "web belongs to the stack shop")
 }
 
 func TestCapacity(t *testing.T) {

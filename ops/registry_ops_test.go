@@ -15,12 +15,6 @@ import (
 	"waggle/ops/store"
 )
 
-func (h *house) does(t *testing.T, id string, op ops.Operation) ops.Status {
-	t.Helper()
-	h.submit(t, asked(id), op)
-	return h.final(t, id)
-}
-
 func (h *house) asks(t *testing.T, q ops.Question) ops.Answer {
 	t.Helper()
 	a, err := h.Ask(t.Context(), person("ada"), q)

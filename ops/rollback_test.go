@@ -16,12 +16,6 @@ func said(s ops.Status) string {
 	return s.Result
 }
 
-func (h *house) does(t *testing.T, id string, op ops.Operation) ops.Status {
-	t.Helper()
-	h.submit(t, asked(id), op)
-	return h.final(t, id)
-}
-
 func TestDeployByHand(t *testing.T) {
 	commit, other := strings.Repeat("c", 40), strings.Repeat("d", 40)
 	for name, tc := range map[string]struct {

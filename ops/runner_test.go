@@ -97,6 +97,13 @@ func (h *house) scale(t *testing.T, id string, op *ops.Scale) ops.Status {
 	return h.final(t, id)
 }
 
+// does submits an operation and returns its end.
+func (h *house) does(t *testing.T, id string, op ops.Operation) ops.Status {
+	t.Helper()
+	h.submit(t, asked(id), op)
+	return h.final(t, id)
+}
+
 // asked is a request of ada's.
 func asked(id string) ops.Request { return ops.Request{ID: id, Actor: person("ada")} }
 
