@@ -94,8 +94,18 @@ func (j *NodeJoin) Plan(ctx context.Context, run *Run) (Plan, error) {
 		}
 		return err
 	})
-	both.Go(func() error { return j.look(ctx, run) })
+	both.Go(func() error { return j.connect(ctx, run) })
 	if err := both.Wait(); err != nil {
+		return Plan{}, err
+	}
+	var ways Plan // only its warnings
+	var look errgroup.Group
+	var closed error
+	look.Go(func() (err error) { j.machine, err = j.server.Machine(ctx); return err })
+	if run.approved == nil { // else they were looked at then, and now the join itself tells
+		look.Go(func() error { closed = j.reach(ctx, run, managersAt(run, j.nodes, j.cluster), &ways); return nil })
+	}
+	if err := look.Wait(); err != nil {
 		return Plan{}, err
 	}
 	if j.HostKey == (HostKey{}) {
@@ -111,25 +121,25 @@ func (j *NodeJoin) Plan(ctx context.Context, run *Run) (Plan, error) {
 	if plan, err = j.plan(run, j.nodes, j.cluster); err != nil {
 		return plan, err
 	}
-	if run.approved != nil { // the ways were looked at then; now the join itself tells
+	if run.approved != nil {
 		plan.Warnings = run.approved.Warnings
-		return plan, nil
+	} else {
+		plan.Warnings = append(plan.Warnings, ways.Warnings...)
 	}
-	return plan, j.reach(ctx, run, managersAt(run, j.nodes, j.cluster), &plan)
+	return plan, closed
 }
 
-// look reads the server's engine.
-func (j *NodeJoin) look(ctx context.Context, run *Run) (err error) {
-	if j.server == nil {
-		server, err := run.Servers.Connect(ctx, j.addr, j.HostKey)
-		if err != nil {
-			return err
-		}
-		j.server = server
-		run.Defer(func() { _ = server.Close() }) // nothing is lost with it
+func (j *NodeJoin) connect(ctx context.Context, run *Run) error {
+	if j.server != nil {
+		return nil
 	}
-	j.machine, err = j.server.Machine(ctx)
-	return err
+	server, err := run.Servers.Connect(ctx, j.addr, j.HostKey)
+	if err != nil {
+		return err
+	}
+	j.server = server
+	run.Defer(func() { _ = server.Close() }) // nothing is lost with it
+	return nil
 }
 
 // membership says what an engine's present swarm means for its joining.
