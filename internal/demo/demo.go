@@ -22,6 +22,7 @@ import (
 const (
 	app     = "pizza"
 	person  = "U0ADA"
+	grace   = "U0GRACE" // an admin, who approves what ada asks for
 	channel = "C0DEPLOYS"
 )
 
@@ -86,8 +87,8 @@ func (s *show) timed(name string, do func() error) error {
 }
 
 func (s *show) up(ctx context.Context) error {
-	err := s.timed("a swarm of three engines, and its registry", func() (err error) {
-		s.lab, err = lab.Start(ctx, lab.Options{Swarm: true, Progress: func(what string) { s.say("  · %s\n", what) }})
+	err := s.timed("a swarm of three engines, a fourth beside it, and a registry", func() (err error) {
+		s.lab, err = lab.Start(ctx, lab.Options{Nodes: 4, Spare: 1, Swarm: true, Progress: func(what string) { s.say("  · %s\n", what) }})
 		return err
 	})
 	if err != nil {
@@ -123,6 +124,7 @@ func (s *show) up(ctx context.Context) error {
 		"WAGGLE_DOCKER_HOST":            s.lab.Manager().Host(),
 		"WAGGLE_WEBHOOKS_GITHUB_SECRET": secret,
 		"WAGGLE_SECRET_KEY":             key,
+		"WAGGLE_SSH_KEY_FILE":           s.lab.SSHKey,
 	}, nil, true)
 	if err != nil {
 		return err
@@ -149,6 +151,14 @@ func (s *show) story(ctx context.Context) error {
 		return err
 	}
 	if err := s.command(ctx, "/scale pizza 6", "runs 6 of 6"); err != nil {
+		return err
+	}
+	fourth := s.lab.Nodes[3]
+	s.say("A fourth server joins. Waggle looks at it over SSH first; what it will do waits for somebody else's click:\n\n")
+	if err := s.command(ctx, "/join-node "+fourth.Addr, fourth.Name+" is ready"); err != nil {
+		return err
+	}
+	if err := s.command(ctx, "/scale pizza +2", "runs 8 of 8"); err != nil {
 		return err
 	}
 	if err := s.push(ctx, "Add olives", "with olives"); err != nil {
@@ -207,6 +217,15 @@ func (s *show) follow(ctx context.Context, do func() error, until string) error 
 		text := c.Message.Plain()
 		first, rest, _ := strings.Cut(strings.ReplaceAll(text, "*", ""), "\n")
 		s.say("  %5.1f s  %s\n", time.Since(began).Seconds(), first)
+		if strings.HasPrefix(first, "🔐") {
+			for line := range strings.Lines(rest) {
+				s.say("           %s\n", strings.TrimRight(line, "\n"))
+			}
+			s.say("grace clicks [Approve]\n")
+			if _, err := s.ws.Click(ctx, grace, c.Message, "approve"); err != nil {
+				return err
+			}
+		}
 		if !final(first) {
 			continue
 		}
@@ -244,7 +263,7 @@ func (s *show) summary() {
 
 // prompt takes slash commands, one a line, until the input ends.
 func (s *show) prompt(ctx context.Context) error {
-	s.say("\nIt is yours now. DOCKER_HOST=%s, repository %s\nType slash commands as ada (/swarm help lists them); Ctrl-D ends it.\n",
+	s.say("\nIt is yours now. DOCKER_HOST=%s, repository %s\nType slash commands as ada (/swarm help lists them); \"approve\" and \"reject\" click as grace on what waits; Ctrl-D ends it.\n",
 		s.lab.Manager().Host(), s.repo.CloneURL())
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -276,6 +295,11 @@ func (s *show) prompt(ctx context.Context) error {
 			switch {
 			case !more:
 				return nil
+			case line == "approve" || line == "reject":
+				if err := s.click(ctx, line); err != nil {
+					s.say("%v\n", err)
+				}
+				continue
 			case !strings.HasPrefix(line, "/"):
 				continue
 			}
@@ -284,6 +308,18 @@ func (s *show) prompt(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// click clicks, as grace, on the newest message that waits.
+func (s *show) click(ctx context.Context, action string) error {
+	all := s.ws.Messages(channel, grace)
+	for i := len(all) - 1; i >= 0; i-- {
+		if strings.HasPrefix(all[i].Plain(), "🔐") {
+			_, err := s.ws.Click(ctx, grace, all[i], action)
+			return err
+		}
+	}
+	return errors.New("nothing waits for an approval")
 }
 
 func (s *show) close() error {
