@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"regexp"
 	"strings"
 	"time"
@@ -222,6 +223,7 @@ func detail(s ops.Status) string {
 	if s.State == ops.DryRun {
 		planned(s.Plan)
 	}
+	lines = append(lines, commits(s.Plan)...)
 	if s.Note != "" && s.State != ops.Waiting && s.State != ops.Reverting {
 		add("_%s_", line(s.Note))
 	}
@@ -260,6 +262,42 @@ func detail(s ops.Status) string {
 		add("It would need an approval: %s", line(s.Plan.Approval))
 	}
 	return strings.Join(lines, "\n")
+}
+
+var commitHash = regexp.MustCompile(`^[0-9a-f]{40}([0-9a-f]{24})?$`)
+
+// commits are the commits of a push, with links.
+func commits(p ops.Plan) []string {
+	var out []string
+	for _, c := range p.Commits {
+		id := line(cut(c.ID, 12))
+		if commitHash.MatchString(c.ID) {
+			id = link(c.URL, "`"+c.ID[:7]+"`")
+		}
+		text := "• " + id + " " + line(cut(c.Message, 80))
+		if c.Author != "" {
+			text += " · " + line(cut(c.Author, 40))
+		}
+		out = append(out, text)
+	}
+	if more := p.Count - len(p.Commits); more > 0 && len(p.Commits) > 0 {
+		out = append(out, fmt.Sprintf("…and %d more before", more))
+	}
+	if p.Compare != "" {
+		if l := link(p.Compare, "Compare"); l != "Compare" {
+			out = append(out, l)
+		}
+	}
+	return out
+}
+
+// link links escaped text to a page, if the address is one.
+func link(address, text string) string {
+	u, err := url.Parse(address)
+	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || len(address) > 500 {
+		return text
+	}
+	return "<" + strings.NewReplacer("&", "&amp;", "<", "%3C", ">", "%3E", "|", "%7C").Replace(u.String()) + "|" + text + ">"
 }
 
 // bar draws how many of the wanted replicas run.

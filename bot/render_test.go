@@ -102,6 +102,14 @@ var statuses = map[string]ops.Status{
 		s.Plan = ops.Plan{Diffs: []ops.Diff{{What: "replicas", From: "5", To: "0"}}, Approval: "it stops pizza"}
 		s.Token, s.Deadline = "token-2", noon
 	}),
+	"pending-push": push(ops.Pending, func(s *ops.Status) {
+		s.Plan.Approval = "pushes to pizza wait for one; grace pushed this"
+		s.Plan.Commits = []ops.Commit{
+			{ID: strings.Repeat("1a", 20), Message: "Bake it longer", Author: "Grace", URL: "https://git.example/acme/pizza/commit/1a?x=1&y=2|z>"},
+			{ID: strings.Repeat("2b", 20), Message: "Less salt <!here>", URL: "javascript:alert(1)"}}
+		s.Plan.Count, s.Plan.Compare = 7, "https://git.example/acme/pizza/compare/0...2b"
+		s.Token, s.Deadline = "token-1", noon
+	}),
 	"rejected": status(ops.Rejected, func(s *ops.Status) {
 		s.Err = ops.Errorf(ops.Canceled, "@grace rejected it: not on a Friday")
 		s.Decision = &ops.Decision{Verdict: ops.Reject, By: ops.Actor{ID: grace, Name: "grace", Via: "slack"}, Reason: "not on a Friday"}
@@ -136,7 +144,8 @@ func hostile() map[string]ops.Status {
 				log := text
 				text := cut(text, 11000)
 				s := ops.Status{ID: "op1", Kind: "deploy", Target: text, Title: text, Actor: actor, State: state, Note: text, Result: text,
-					Plan:  ops.Plan{Diffs: []ops.Diff{{What: text, From: text, To: text}}, Warnings: []string{text, text}, Approval: text, Undo: text},
+					Plan: ops.Plan{Diffs: []ops.Diff{{What: text, From: text, To: text}}, Warnings: []string{text, text}, Approval: text, Undo: text,
+						Commits: []ops.Commit{{ID: text, Message: text, Author: text, URL: text}, {ID: text, Message: text, URL: "https://evil.example/" + text}}, Count: 9, Compare: "https://evil.example/" + text},
 					Steps: []ops.Step{{Name: text, Detail: text, State: ops.Working}, {Name: text, Detail: text, State: ops.Failure}},
 					Replicas: &ops.Replicas{Wanted: 3, Running: 1, Stopping: 1, Nodes: []ops.NodeCount{{Node: text, Count: 1}},
 						Problems: []ops.Problem{{Count: 2, Node: text, Reason: text}}},
@@ -225,7 +234,7 @@ func check(t *testing.T, s ops.Status) workspace.Message {
 			t.Errorf("the headline has several lines: %q", b.Text.Text)
 		}
 	}
-	ours := regexp.MustCompile(`^(<@(U0ADA|U0GRACE)>|<!date\^\d+\^\{date_short_pretty\} \{time\}\|[-0-9: ]+UTC>)$`)
+	ours := regexp.MustCompile(`^(<@(U0ADA|U0GRACE)>|<!date\^\d+\^\{date_short_pretty\} \{time\}\|[-0-9: ]+UTC>|<https?://[^<>|\s]+\|(Compare|\x60[0-9a-f]{7}\x60)>)$`)
 	for _, text := range texts {
 		for _, found := range regexp.MustCompile(`<[^>]*>?|>`).FindAllString(text, -1) {
 			if !ours.MatchString(found) {

@@ -20,7 +20,8 @@ const (
 	Approve Verdict = "approve"
 	Reject  Verdict = "reject"
 	Cancel  Verdict = "cancel"
-	Expire  Verdict = "expire" // given by the clock
+	Expire  Verdict = "expire"  // given by the clock
+	Replace Verdict = "replace" // given by a newer one
 )
 
 // Decision is a verdict, by whom and why.
@@ -229,7 +230,7 @@ func (r *Runner) settle(ctx context.Context, d decisionOp) (record, error) {
 		if err := r.Authoriser.Authorise(ctx, d.By, Admin); err != nil {
 			return rec, err
 		}
-	case d.Verdict == Expire:
+	case d.Verdict == Expire, d.Verdict == Replace:
 	default:
 		if err := r.Authoriser.Authorise(ctx, d.By, op.Needs()); err != nil {
 			return rec, err
@@ -280,6 +281,8 @@ func (d *Decision) against(ttl time.Duration) *Error {
 		return &Error{Code: Canceled, Sentence: fmt.Sprintf("%s rejected it%s", d.By, why)}
 	case Cancel:
 		return &Error{Code: Canceled, Sentence: fmt.Sprintf("%s cancelled it%s", d.By, why)}
+	case Replace:
+		return &Error{Code: Canceled, Sentence: "A newer push took its place before somebody approved it"}
 	case Expire:
 		return (&Error{Code: Canceled, Sentence: fmt.Sprintf("nobody approved it within %s", ttl)}).Then("Nothing was changed. Ask for it again.")
 	}
@@ -308,6 +311,30 @@ func (r *Runner) expire(ctx context.Context) error {
 	return nil
 }
 
+// replaceOlder ends the older operations on a target that wait for an approval.
+func (r *Runner) replaceOlder(ctx context.Context, run *Run) error {
+	waiting, err := r.PendingOperations(ctx)
+	if err != nil {
+		return err
+	}
+	for _, w := range waiting {
+		if w.Target != run.op.Target() || w.Kind != run.Kind || w.seq >= run.Seq {
+			continue
+		}
+		rec, err := r.settle(ctx, decisionOp{token(w.ID, anyRound), Decision{Verdict: Replace, By: run.Actor, At: r.Env.Now()}})
+		if e := new(Error); errors.As(err, &e) {
+			continue // somebody was faster
+		}
+		if err != nil {
+			return err
+		}
+		if err := r.carryOn(ctx, rec); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Waits is one operation that waits for an approval.
 type Waits struct {
 	ID       string
@@ -318,6 +345,8 @@ type Waits struct {
 	Plan     Plan
 	Deadline time.Time
 	Message  string // the Reporter's name of its message
+
+	seq int64
 }
 
 // PendingOperations lists what waits for an approval, the earliest deadline first.
@@ -340,7 +369,7 @@ func (r *Runner) PendingOperations(ctx context.Context) ([]Waits, error) {
 		if err != nil {
 			return nil, err
 		}
-		w := Waits{ID: id, Kind: rec.Kind, Target: op.Target(), Title: rec.Title, Actor: rec.Actor, Deadline: rec.Deadline, Message: rec.Message}
+		w := Waits{ID: id, Kind: rec.Kind, Target: op.Target(), Title: rec.Title, Actor: rec.Actor, Deadline: rec.Deadline, Message: rec.Message, seq: rec.Seq}
 		if rec.Plan != nil {
 			w.Plan = *rec.Plan
 		}

@@ -244,3 +244,41 @@ func TestApprovedThenCutOff(t *testing.T) {
 		t.Errorf("got %s %+v, decided by %+v", got.State, got.Err, got.Decision)
 	}
 }
+
+func TestPushWaitsForAnApproval(t *testing.T) {
+	svc := linked("pizza", 1)
+	svc.Labels[ops.LabelApprove] = "push"
+	h := startHouse(t, newFakeSwarm(svc))
+	pending := func(id string) ops.Status {
+		return h.wait(t, func(s ops.Status) bool { return s.ID == id && s.State == ops.Pending })
+	}
+	p := pushOf(1)
+	p.Compare, p.Commits = "https://git.example/compare", []ops.Commit{{ID: p.After, Message: "Add olives\n\nBlack ones.", URL: "https://git.example/c"}}
+	first := h.push(t, p).Jobs[0].ID
+	waits := pending(first)
+	if waits.Plan.Approval != "pushes to pizza wait for one; ada pushed this" || waits.Plan.Compare == "" || len(waits.Plan.Commits) != 1 || waits.Plan.Commits[0].Message != "Add olives" {
+		t.Errorf("plan %+v", waits.Plan)
+	}
+	if len(h.swarm.built) > 0 {
+		t.Error("it was built before somebody approved")
+	}
+	second := h.push(t, pushOf(2)).Jobs[0].ID
+	token := pending(second).Token
+	if got := h.final(t, first); got.State != ops.Superseded || said(got) != "A newer push took its place before somebody approved it. " {
+		t.Errorf("the older: %s %s", got.State, said(got))
+	}
+	h.decide(t, "late", "bob", waits.Token, ops.Approve, "")
+	if got := h.final(t, "late"); got.State != ops.Refused {
+		t.Errorf("a click on the older: %s %s", got.State, said(got))
+	}
+	h.decide(t, "click", "bob", token, ops.Approve, "")
+	if got := h.final(t, second); got.State != ops.Done || got.Decision.By.Name != "bob" {
+		t.Errorf("the newer: %s %s", got.State, said(got))
+	}
+	if got := h.does(t, "hand", &ops.Deploy{App: "pizza", Hand: true, From: "a:1"}); got.State != ops.Done {
+		t.Errorf("by hand: %s %s", got.State, said(got))
+	}
+	if n := len(h.swarm.built); n != 1 {
+		t.Errorf("%d builds", n)
+	}
+}

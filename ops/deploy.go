@@ -9,6 +9,9 @@ import (
 	"time"
 )
 
+// commitsShown is how many commits of a push its message shows.
+const commitsShown = 5
+
 // logLines is how much of a failing task's log a message shows.
 const logLines = 30
 
@@ -106,7 +109,14 @@ func (d *Deploy) Plan(ctx context.Context, run *Run) (Plan, error) {
 	plan := Plan{Diffs: []Diff{
 		{What: "image", From: withoutDigest(from), To: image},
 		{What: "release", From: strconv.Itoa(last), To: strconv.Itoa(d.release)},
-	}, Warnings: warnings, Undo: undo}
+	}, Warnings: warnings, Undo: undo, Compare: d.Push.Compare, Count: max(d.Push.Count, len(d.Push.Commits))}
+	for _, c := range d.Push.Commits[max(0, len(d.Push.Commits)-commitsShown):] {
+		c.Message, _, _ = strings.Cut(c.Message, "\n")
+		plan.Commits = append(plan.Commits, c)
+	}
+	if svc.Labels[LabelApprove] == "push" && !d.Hand {
+		plan.Approval = fmt.Sprintf("pushes to %s wait for one; %s pushed this", d.App, d.Push.Pusher)
+	}
 	if n := svc.firstReplicas(last); n > 0 {
 		plan.Diffs = append(plan.Diffs, Diff{What: "replicas", From: "0", To: strconv.Itoa(n)})
 	}

@@ -22,6 +22,11 @@ type Plan struct {
 	Warnings []string `json:"warnings,omitempty"` // what stands in the way without forbidding it
 	Approval string   `json:"approval,omitempty"` // why somebody else has to agree; "" when nobody has to
 	Undo     string   `json:"undo,omitempty"`     // the command that takes it back
+	// Of a push: its newest commits, oldest first, how many they are in all, and the
+	// link to the difference.
+	Commits []Commit `json:"commits,omitempty"`
+	Count   int      `json:"count,omitempty"`
+	Compare string   `json:"compare,omitempty"`
 }
 
 // Same says whether two plans change the same.

@@ -364,6 +364,9 @@ func (r *Runner) takeTurn(ctx context.Context, run *Run, rec *record) (context.C
 			return ctx, nil, &notYet{why}
 		}
 	}
+	if err := r.replaceOlder(ctx, run); err != nil {
+		return ctx, nil, &notYet{}
+	}
 	turn, err := r.Store.Lock(ctx, "turn:"+target, r.claim(run))
 	if held := new(store.HeldError); errors.As(err, &held) {
 		return ctx, nil, &notYet{fmt.Sprintf("waits for the deploy of %s, which began %s", held.Owner, held.Since.UTC().Format("15:04:05 UTC"))}
@@ -398,6 +401,8 @@ func (r *Runner) conclude(run *Run, err error) {
 			s.State = Rejected
 		case s.Decision != nil && s.Decision.Verdict == Cancel:
 			s.State = Cancelled
+		case s.Decision != nil && s.Decision.Verdict == Replace:
+			s.State = Superseded
 		case s.Decision != nil && s.Decision.Verdict == Expire:
 			s.State = Expired
 		case e.Code == Canceled:
