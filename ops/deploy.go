@@ -253,10 +253,21 @@ func (d *Deploy) Prepare(ctx context.Context, run *Run) error {
 	if err != nil {
 		return err
 	}
+	how, err := d.svc.define(dir)
+	if err != nil {
+		return err
+	}
+	if how.Image != "" { // nothing to build, nor to push
+		if d.Image, err = d.registries.pin(ctx, run, how.Image); err == nil {
+			err = run.Save(ctx)
+		}
+		return err
+	}
 	err = run.Step("build", func(detail func(string)) error {
 		ctx, cancel := context.WithTimeout(ctx, run.BuildTimeout)
 		defer cancel()
-		req := BuildRequest{Dir: dir, Context: d.svc.Labels[LabelContext], Dockerfile: d.svc.Labels[LabelDockerfile], Tag: ref, Logins: d.logins}
+		req := BuildRequest{Dir: dir, Context: how.Context, Dockerfile: how.Dockerfile, Text: how.Text, Tag: ref, Logins: d.logins,
+			Args: d.svc.buildArgs(), Target: d.svc.Labels[LabelTarget], Platform: d.svc.Labels[LabelPlatform]}
 		var last time.Time
 		err := run.Swarm.Build(ctx, req, func(line string) {
 			run.Log.Debug("build", "line", line)

@@ -288,3 +288,26 @@ func TestUpdateThatHangsIsTakenBack(t *testing.T) {
 		t.Error("the new version is still there")
 	}
 }
+
+func TestCaptainDefinition(t *testing.T) {
+	svc := linked("pizza", 1)
+	svc.Labels["waggle.build-arg.OVEN"], svc.Labels[ops.LabelTarget], svc.Labels[ops.LabelPlatform] = "hot", "prod", "linux/amd64"
+	svc.Env = []ops.EnvVar{{Name: "PASSWORD", Value: "canary"}}
+	h := startHouse(t, newFakeSwarm(svc))
+	h.source.files = map[string]string{"captain-definition": `{"schemaVersion": 2, "dockerfileLines": ["FROM busybox"]}`}
+	if got := h.final(t, h.push(t, pushOf(1)).Jobs[0].ID); got.State != ops.Done {
+		t.Fatalf("%s %s", got.State, said(got))
+	}
+	if b := h.swarm.built[0]; b.Text != "FROM busybox\n" || len(b.Args) != 1 || b.Args["OVEN"] != "hot" || b.Target != "prod" || b.Platform != "linux/amd64" {
+		t.Errorf("built %+v", b)
+	}
+	h.source.files = map[string]string{"captain-definition": `{"schemaVersion": 2, "imageName": "nginx:1.27"}`}
+	got := h.final(t, h.push(t, pushOf(2)).Jobs[0].ID)
+	if got.State != ops.Done || h.swarm.service("pizza").Image != "nginx:1.27@"+digest || len(h.swarm.built) != 1 {
+		t.Errorf("%s %s; it runs %s", got.State, said(got), h.swarm.service("pizza").Image)
+	}
+	h.source.files = map[string]string{"captain-definition": `{"schemaVersion": 2, "templateId": "php"}`}
+	if got := h.final(t, h.push(t, pushOf(3)).Jobs[0].ID); got.State != ops.Failure || !strings.Contains(said(got), "templateId php") {
+		t.Errorf("%s %s", got.State, said(got))
+	}
+}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -383,6 +385,7 @@ type fakeSource struct {
 	err     error
 	heads   map[string]string // where branches are; elsewhere there are none
 	looks   int
+	files   map[string]string // of every commit; a Dockerfile if nil
 }
 
 func (s *fakeSource) Resolve(_ context.Context, _, branch string) (string, error) {
@@ -399,7 +402,29 @@ func (s *fakeSource) Checkout(_ context.Context, url, commit, _ string) (string,
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.fetched = append(s.fetched, url+"@"+commit)
-	return "/src", func() { s.mu.Lock(); s.removed++; s.mu.Unlock() }, s.err
+	dir, err := os.MkdirTemp("", "waggle-test-")
+	if err != nil {
+		return "", nil, err
+	}
+	files := s.files
+	if files == nil {
+		files = map[string]string{"Dockerfile": "FROM scratch"}
+	}
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			return "", nil, err
+		}
+	}
+	remove := func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.removed++
+		_ = os.RemoveAll(dir)
+	}
+	if s.err != nil {
+		_ = os.RemoveAll(dir)
+	}
+	return dir, remove, s.err
 }
 
 // recorder is a Reporter that keeps every status.

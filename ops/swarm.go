@@ -114,7 +114,11 @@ type BuildRequest struct {
 	Dir        string // the repository's files
 	Context    string // build context, a directory inside Dir; "" is Dir itself
 	Dockerfile string // path inside the context; "" is "Dockerfile"
+	Text       string // the Dockerfile itself, instead of a file
 	Tag        string // full reference to tag the image with
+	Args       map[string]string
+	Target     string // stage of the Dockerfile; "" is the last one
+	Platform   string // os/arch; "" is the engine's own
 	// Logins are the credentials for private base images. A registry is only ever
 	// given its own; of several at one domain, the one whose prefix is the longest
 	// of those that hold a base image.

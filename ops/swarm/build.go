@@ -36,9 +36,31 @@ import (
 // Log; a Dockerfile outside Dir is Invalid; a cancelled ctx is Canceled, and
 // stops the build on the engine.
 func (c *Client) Build(ctx context.Context, req ops.BuildRequest, log func(line string)) error {
-	dir, dockerfile, err := buildPaths(req)
+	if req.Text != "" {
+		// Beside the repository, whose files are as they were committed.
+		own, err := os.MkdirTemp("", "waggle-dockerfile-")
+		if err != nil {
+			return c.failed(err, "write the Dockerfile")
+		}
+		defer os.RemoveAll(own)
+		if err := os.WriteFile(filepath.Join(own, "Dockerfile"), []byte(req.Text), 0o600); err != nil {
+			return c.failed(err, "write the Dockerfile")
+		}
+		return c.build(ctx, req, filepath.Join(own, "Dockerfile"), log)
+	}
+	return c.build(ctx, req, "", log)
+}
+
+// build is Build with a Dockerfile, "" for the one in the context.
+func (c *Client) build(ctx context.Context, req ops.BuildRequest, dockerfile string, log func(line string)) error {
+	dir, err := contextDir(req)
 	if err != nil {
 		return err
+	}
+	if dockerfile == "" {
+		if dockerfile, err = dockerfilePath(dir, req.Dockerfile); err != nil {
+			return err
+		}
 	}
 	tag, err := reference.ParseNormalizedNamed(req.Tag)
 	if err != nil {
@@ -92,6 +114,10 @@ func (c *Client) Build(ctx context.Context, req ops.BuildRequest, log func(line 
 			<-canceled
 		}
 	}()
+	args := map[string]*string{}
+	for name, value := range req.Args {
+		args[name] = &value
+	}
 	resp, err := c.api.ImageBuild(ctx, nil, build.ImageBuildOptions{
 		Version:       build.BuilderBuildKit,
 		BuildID:       id,
@@ -99,6 +125,9 @@ func (c *Client) Build(ctx context.Context, req ops.BuildRequest, log func(line 
 		RemoteContext: "client-session",
 		Dockerfile:    filepath.Base(dockerfile),
 		Tags:          []string{req.Tag},
+		BuildArgs:     args,
+		Target:        req.Target,
+		Platform:      req.Platform,
 		Remove:        true,
 	})
 	if err == nil {
@@ -122,43 +151,49 @@ func (c *Client) cancelBuild(ctx context.Context, id string) {
 	}
 }
 
-// buildPaths returns the context directory and the Dockerfile with all symbolic
-// links resolved, and makes sure that the one is in the other.
-func buildPaths(req ops.BuildRequest) (dir, dockerfile string, err error) {
-	name := req.Dockerfile
+// contextDir returns the context directory with all symbolic links resolved, and
+// makes sure that it is in the repository.
+func contextDir(req ops.BuildRequest) (string, error) {
+	root, err := filepath.EvalSymlinks(req.Dir)
+	if err != nil {
+		return "", &ops.Error{Code: ops.Failed, Sentence: "The build context cannot be read", Err: err}
+	}
+	dir, err := filepath.EvalSymlinks(filepath.Join(root, req.Context))
+	if err != nil {
+		return "", (&ops.Error{Code: ops.Failed, Sentence: fmt.Sprintf("There is no directory %s in the repository", req.Context), Err: err}).
+			Then("The label waggle.context says which one is built.")
+	}
+	if rel, err := filepath.Rel(root, dir); err != nil || !filepath.IsLocal(rel) {
+		return "", ops.Errorf(ops.Invalid, "The build context %s is outside the repository", req.Context)
+	}
+	return dir, nil
+}
+
+// dockerfilePath returns the Dockerfile of that name with all symbolic links
+// resolved, and makes sure that it is in the context.
+func dockerfilePath(dir, name string) (string, error) {
 	if name == "" {
 		name = "Dockerfile"
 	}
 	outside := ops.Errorf(ops.Invalid, "The Dockerfile %s is outside the build context", name)
 	if !filepath.IsLocal(name) {
-		return "", "", outside
+		return "", outside
 	}
-	root, err := filepath.EvalSymlinks(req.Dir)
-	if err != nil {
-		return "", "", &ops.Error{Code: ops.Failed, Sentence: "The build context cannot be read", Err: err}
-	}
-	if dir, err = filepath.EvalSymlinks(filepath.Join(root, req.Context)); err != nil {
-		return "", "", (&ops.Error{Code: ops.Failed, Sentence: fmt.Sprintf("There is no directory %s in the repository", req.Context), Err: err}).
-			Then("The label waggle.context says which one is built.")
-	}
-	if rel, err := filepath.Rel(root, dir); err != nil || !filepath.IsLocal(rel) {
-		return "", "", ops.Errorf(ops.Invalid, "The build context %s is outside the repository", req.Context)
-	}
-	dockerfile, err = filepath.EvalSymlinks(filepath.Join(dir, name))
+	dockerfile, err := filepath.EvalSymlinks(filepath.Join(dir, name))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return "", "", (&ops.Error{Code: ops.Failed, Sentence: fmt.Sprintf("There is no %s in the build context", name), Err: err}).
-			Then("Add one, or say where it is with the label waggle.dockerfile")
+		return "", (&ops.Error{Code: ops.Failed, Sentence: fmt.Sprintf("There is no %s in the build context", name), Err: err}).
+			Then("Add one, or say where it is with the label waggle.dockerfile.")
 	case err != nil:
-		return "", "", &ops.Error{Code: ops.Failed, Sentence: fmt.Sprintf("The Dockerfile %s cannot be read", name), Err: err}
+		return "", &ops.Error{Code: ops.Failed, Sentence: fmt.Sprintf("The Dockerfile %s cannot be read", name), Err: err}
 	}
 	if rel, err := filepath.Rel(dir, dockerfile); err != nil || !filepath.IsLocal(rel) {
-		return "", "", outside
+		return "", outside
 	}
 	if info, err := os.Stat(dockerfile); err != nil || !info.Mode().IsRegular() {
-		return "", "", ops.Errorf(ops.Failed, "The Dockerfile %s is not a file", name)
+		return "", ops.Errorf(ops.Failed, "The Dockerfile %s is not a file", name)
 	}
-	return dir, dockerfile, nil
+	return dockerfile, nil
 }
 
 // syncedDir offers a directory to the engine, owned by root as a build expects.

@@ -193,7 +193,7 @@ func TestDockerfileStaysInTheContext(t *testing.T) {
 		"out": {"", ops.Invalid}, "../outside": {"", ops.Invalid}, "/etc/passwd": {"", ops.Invalid}, "etc/passwd": {"", ops.Invalid},
 		"none": {"", ops.Failed}, "sub": {"", ops.Failed}, "loop": {"", ops.Failed},
 	} {
-		_, file, err := buildPaths(ops.BuildRequest{Dir: dir, Dockerfile: name})
+		file, err := dockerfilePath(dir, name)
 		if ops.CodeOf(err) != want.code || err == nil && file != filepath.Join(dir, want.file) {
 			t.Errorf("%q: %s, %v; want %+v", name, file, err, want)
 		}
