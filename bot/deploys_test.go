@@ -107,3 +107,27 @@ func TestDeployButtons(t *testing.T) {
 		t.Errorf("asked %+v", asked)
 	}
 }
+
+func TestWholeLogIsInTheThread(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t)
+	m := o.bot.Open(ops.Request{ID: "op2", Channel: deploys}, "", func(string) {})
+	s := statuses["failed-log"]
+	e := *s.Err
+	s.Err, e.Whole = &e, strings.Repeat("#5 0.1 \x1b[31mbaking\x1b[0m\n", 500)
+	m.Show(s)
+	if err := closed(t, m); err != nil {
+		t.Fatal(err)
+	}
+	all := o.Messages(deploys, ada)
+	if len(all) != 2 {
+		t.Fatalf("%d messages:\n%s", len(all), o.Screen(deploys, ada))
+	}
+	file := all[1]
+	if file.ThreadTS != all[0].TS || len(file.Files) != 1 || file.Files[0].Name != "pizza.log" || string(file.Files[0].Content) != strings.Repeat("#5 0.1 baking\n", 500) {
+		t.Errorf("the log is %+v", file)
+	}
+	if first, _, _ := strings.Cut(all[0].Plain(), "\n"); !strings.Contains(first, "The build failed at step 3 of 7") {
+		t.Errorf("the first line is %q", first)
+	}
+}

@@ -85,7 +85,26 @@ func (m *message) Close(ctx context.Context) error {
 	defer m.cancel()
 	close(m.closing)
 	m.talking.Wait()
+	if m.err == nil {
+		m.sendLog(ctx)
+	}
 	return m.err
+}
+
+// sendLog puts the whole log of what failed into the thread of the message.
+func (m *message) sendLog(ctx context.Context) {
+	s := m.latest()
+	if s.State != ops.Failure || s.Err == nil || s.Err.Whole == "" || m.ts == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	log := control.ReplaceAllString(s.Err.Whole, "")
+	_, err := m.bot.api.UploadFileContext(ctx, slack.UploadFileParameters{Channel: m.channel, ThreadTimestamp: m.ts,
+		Filename: s.Target + ".log", Title: cut("The whole log of "+s.Title, 80), Content: log, FileSize: len(log)})
+	if err != nil {
+		m.bot.opts.Log.Warn("the whole log is not in the message's thread", "op", s.ID, "channel", m.channel, "err", err)
+	}
 }
 
 func (m *message) latest() ops.Status {

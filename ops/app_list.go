@@ -390,7 +390,11 @@ func ago(now, at time.Time) string {
 var secretNames = []string{"PASS", "SECRET", "TOKEN", "KEY", "CREDENTIAL", "AUTH", "DSN", "PRIVATE"}
 
 // masker replaces what must not be seen of a service's environment.
-func (s Service) masker() *strings.Replacer {
+func (s Service) masker() *strings.Replacer { return strings.NewReplacer(s.secrets()...) }
+
+// secrets are the values of a service's environment that must not be seen, the
+// longest first, each followed by what to show instead.
+func (s Service) secrets() []string {
 	var pairs []string
 	for _, v := range slices.Backward(slices.SortedFunc(slices.Values(s.Env), func(a, b EnvVar) int { return len(a.Value) - len(b.Value) })) {
 		secretive := slices.ContainsFunc(secretNames, func(p string) bool { return strings.Contains(strings.ToUpper(v.Name), p) })
@@ -398,7 +402,7 @@ func (s Service) masker() *strings.Replacer {
 			pairs = append(pairs, v.Value.Reveal(), "<"+v.Name+">")
 		}
 	}
-	return strings.NewReplacer(pairs...)
+	return pairs
 }
 
 // AppLogs asks for what an app's tasks printed.

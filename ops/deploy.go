@@ -269,15 +269,22 @@ func (d *Deploy) Prepare(ctx context.Context, run *Run) error {
 		req := BuildRequest{Dir: dir, Context: how.Context, Dockerfile: how.Dockerfile, Text: how.Text, Tag: ref, Logins: d.logins,
 			Args: d.svc.buildArgs(), Target: d.svc.Labels[LabelTarget], Platform: d.svc.Labels[LabelPlatform]}
 		var last time.Time
+		var log buildLog
 		err := run.Swarm.Build(ctx, req, func(line string) {
 			run.Log.Debug("build", "line", line)
+			log.add(line)
 			if now := run.Now(); now.Sub(last) >= time.Second {
 				last = now
 				detail(line)
 			}
 		})
 		detail("")
-		return d.timedOut(ctx, err, "The build", run.BuildTimeout)
+		err = d.timedOut(ctx, err, "The build", run.BuildTimeout)
+		if e := new(Error); errors.As(err, &e) && e.Code == Failed {
+			mask := d.masker()
+			e.Log, e.Whole = mask.Replace(e.Log), mask.Replace(log.String())
+		}
+		return err
 	})
 	if err != nil {
 		return err
@@ -302,6 +309,44 @@ func (d *Deploy) Prepare(ctx context.Context, run *Run) error {
 		run.Log.Warn("after a restart this image would be built again", "err", err)
 	}
 	return nil
+}
+
+// buildLogMost is how much of a build's log is kept, in bytes.
+const buildLogMost = 4 << 20
+
+// buildLog keeps the lines of a build: of a very long log the end.
+type buildLog struct {
+	lines []string
+	size  int
+	cut   bool
+}
+
+func (l *buildLog) add(line string) {
+	l.lines = append(l.lines, line)
+	for l.size += len(line) + 1; l.size > buildLogMost && len(l.lines) > 1; l.cut = true {
+		l.size -= len(l.lines[0]) + 1
+		l.lines = l.lines[1:]
+	}
+}
+
+func (l *buildLog) String() string {
+	text := strings.Join(l.lines, "\n")
+	if l.cut {
+		text = "… (the beginning is cut)\n" + text
+	}
+	return text
+}
+
+// masker replaces in a build's log what must not be seen: passwords of registries,
+// and what the app's environment hides.
+func (d *Deploy) masker() *strings.Replacer {
+	var pairs []string
+	for _, l := range d.logins {
+		if len(l.Auth.Password) >= 4 {
+			pairs = append(pairs, l.Auth.Password.Reveal(), "<password of "+l.Domain+">")
+		}
+	}
+	return strings.NewReplacer(append(pairs, d.svc.secrets()...)...)
 }
 
 // timedOut turns the error of a step that ran into its deadline into a sentence.

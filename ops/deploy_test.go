@@ -311,3 +311,20 @@ func TestCaptainDefinition(t *testing.T) {
 		t.Errorf("%s %s", got.State, said(got))
 	}
 }
+
+func TestBuildLogIsKeptAndMasked(t *testing.T) {
+	svc := linked("pizza", 1)
+	svc.Env = []ops.EnvVar{{Name: "DB_PASSWORD", Value: "canary-env"}}
+	h := startHouse(t, newFakeSwarm(svc))
+	h.swarm.lineOf = func(log func(string)) {
+		log("#1 the first")
+		log("#2 mia:canary-reg and canary-env")
+	}
+	h.swarm.build = func(context.Context, ops.BuildRequest) error {
+		return &ops.Error{Code: ops.Failed, Sentence: "The build failed: exit code 7", Log: "the end, canary-env"}
+	}
+	got := h.final(t, h.push(t, pushOf(1)).Jobs[0].ID)
+	if want := "#1 the first\n#2 mia:<password of reg:5000> and <DB_PASSWORD>"; got.Err.Whole != want || got.Err.Log != "the end, <DB_PASSWORD>" {
+		t.Errorf("the log is %q, its end %q; want %q", got.Err.Whole, got.Err.Log, want)
+	}
+}

@@ -31,6 +31,7 @@ type fakeSwarm struct {
 	beforeUpdate func(*fakeSwarm)                          // another hand, just before a write
 	tasks        func(ops.Service) []ops.Task              // nil: all run
 	rolled       func(svc *ops.Service, change ops.Change) // what becomes of an image update
+	lineOf       func(log func(string))                    // what builds say
 	build        func(ctx context.Context, req ops.BuildRequest) error
 	push         func() error
 	pushed       []ops.RegistryAuth
@@ -305,6 +306,9 @@ func (f *fakeSwarm) TaskLogs(context.Context, string, int) (string, error) { ret
 
 func (f *fakeSwarm) Build(ctx context.Context, req ops.BuildRequest, log func(string)) error {
 	f.with(func() { f.built = append(f.built, req) })
+	if f.lineOf != nil {
+		f.lineOf(log)
+	}
 	if f.build != nil {
 		return f.build(ctx, req)
 	}
