@@ -18,8 +18,10 @@ import (
 type part struct {
 	name  string
 	check func(context.Context) error
-	good  time.Duration // how long a good answer is believed
+	good  time.Duration // how long a good answer is believed; a bad one at most badFor
 }
+
+const badFor = 5 * time.Second
 
 // readiness answers whether every part is there: 200 or 503, each part named in
 // JSON: {"ready":false,"parts":{"redis":"ok","swarm":"Docker does not answer"}}.
@@ -28,7 +30,12 @@ type readiness struct {
 	now   func() time.Time
 
 	mu    sync.Mutex
-	until map[string]time.Time
+	known map[string]answered
+}
+
+type answered struct {
+	text  string
+	until time.Time
 }
 
 func (h *readiness) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -57,24 +64,25 @@ func (h *readiness) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (h *readiness) ask(ctx context.Context, p part) string {
 	h.mu.Lock()
-	good := h.now().Before(h.until[p.name])
+	last := h.known[p.name]
 	h.mu.Unlock()
-	if good {
-		return "ok"
+	if h.now().Before(last.until) {
+		return last.text
 	}
+	text, keep := "ok", p.good
 	if err := p.check(ctx); err != nil {
+		text, keep = err.Error(), min(p.good, badFor)
 		if e := new(ops.Error); errors.As(err, &e) {
-			return e.Sentence
+			text = e.Sentence
 		}
-		return err.Error()
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.until == nil {
-		h.until = map[string]time.Time{}
+	if h.known == nil {
+		h.known = map[string]answered{}
 	}
-	h.until[p.name] = h.now().Add(p.good)
-	return "ok"
+	h.known[p.name] = answered{text, h.now().Add(keep)}
+	return text
 }
 
 // ready is the health check of a container: exit code 0 when /readyz says so.
