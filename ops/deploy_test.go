@@ -328,3 +328,39 @@ func TestBuildLogIsKeptAndMasked(t *testing.T) {
 		t.Errorf("the log is %q, its end %q; want %q", got.Err.Whole, got.Err.Log, want)
 	}
 }
+
+// statuses is a CommitStatuses that refuses everything.
+type statuses struct {
+	mu  sync.Mutex
+	all []string
+}
+
+func (s *statuses) Report(_ context.Context, c ops.CommitStatus) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.all = append(s.all, strings.Join([]string{c.Provider, c.Repo, short(c.Commit), c.App, c.State, c.Text}, " "))
+	return ops.Errorf(ops.Forbidden, "403")
+}
+
+func short(commit string) string { return commit[:7] }
+
+func TestForgesAreToldHowItGoes(t *testing.T) {
+	forge := new(statuses)
+	h := startHouse(t, newFakeSwarm(linked("pizza", 1)), func(r *ops.Runner) { r.Statuses = forge })
+	p := pushOf(1)
+	p.Provider = "gitea"
+	h.final(t, h.push(t, p).Jobs[0].ID)
+	h.swarm.build = func(context.Context, ops.BuildRequest) error { return ops.Errorf(ops.Failed, "The oven is cold") }
+	p = pushOf(2)
+	p.Provider = "gitea"
+	h.final(t, h.push(t, p).Jobs[0].ID)
+	const about = "gitea git@git.example:acme/pizza.git "
+	want := []string{about + "1111111 pizza pending Waggle builds and deploys it", about + "1111111 pizza success pizza runs release 1 (1111111), 1 of 1",
+		about + "2222222 pizza pending Waggle builds and deploys it", about + "2222222 pizza failure The oven is cold"}
+	waitFor(t, "all to be told", func() bool { forge.mu.Lock(); defer forge.mu.Unlock(); return len(forge.all) == 4 })
+	for i := range want {
+		if forge.all[i] != want[i] {
+			t.Errorf("told %q, want %q", forge.all[i], want[i])
+		}
+	}
+}

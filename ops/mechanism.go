@@ -39,6 +39,7 @@ func (r *Runner) authoriseToApproval(ctx context.Context, run *Run) error {
 func (r *Runner) prepareToConverge(ctx context.Context, run *Run) error {
 	prep, slow := run.op.(Preparer)
 	if slow {
+		defer r.tellBegin(ctx, run)()
 		if err := r.prepare(ctx, run, prep); err != nil {
 			return err
 		}

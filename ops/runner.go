@@ -67,8 +67,9 @@ type Runner struct {
 	Store      *store.Store
 	Authoriser Authoriser
 	Reporter   Reporter
-	Changes    *queue.Queue // quick operations
-	Deploys    *queue.Queue // Preparers
+	Statuses   CommitStatuses // nil tells no forge
+	Changes    *queue.Queue   // quick operations
+	Deploys    *queue.Queue   // Preparers
 	Log        *slog.Logger
 	Metrics    *Metrics
 
@@ -270,6 +271,7 @@ func (r *Runner) handle(ctx context.Context, payload []byte) error {
 	entry := r.audit(auditing, run)
 	cancel()
 	closeMessage(ctx, run, log)
+	r.tellEnd(ctx, run)
 	ctx, cancel = detached(ctx)
 	defer cancel()
 	if err := r.Reporter.Record(ctx, entry); err != nil {

@@ -24,6 +24,7 @@ import (
 	"waggle/config"
 	"waggle/internal/secret"
 	"waggle/ops"
+	"waggle/ops/commitstatus"
 	"waggle/ops/node"
 	"waggle/ops/queue"
 	"waggle/ops/registry"
@@ -144,7 +145,7 @@ func newService(c config.Settings, log *slog.Logger) (_ *service, err error) {
 			SecretKey: key, Images: s.registries, RegistryImage: c.Registry.Image, Builds: ops.NewSlots(c.Build.Concurrency),
 			BuildTimeout: c.Build.Timeout, DeployTimeout: c.Deploy.Timeout, PushRetry: pushRetry, Now: time.Now,
 		},
-		Kinds: bot.Kinds(), Store: s.store, Authoriser: s.bot, Reporter: s.bot, Log: log, Metrics: ops.NewMetrics(metrics),
+		Kinds: bot.Kinds(), Store: s.store, Authoriser: s.bot, Reporter: s.bot, Statuses: commitstatus.New(gitTokens(c.Git)), Log: log, Metrics: ops.NewMetrics(metrics),
 		ApprovalTTL: c.Approvals.TTL, ApproveOwn: c.Approvals.Self,
 		Changes: queue.New(s.store.Client(), queue.Options{Name: "changes", Concurrency: quickOperations, Poll: 25 * time.Millisecond, Log: log}),
 		Deploys: queue.New(s.store.Client(), queue.Options{Name: "deploys", Concurrency: deploysAtOnce, Poll: 100 * time.Millisecond, Log: log}),
@@ -196,6 +197,17 @@ func newGit(c config.Git, log *slog.Logger) (*source.Git, error) {
 		return nil, err
 	}
 	return git, nil
+}
+
+// gitTokens are the tokens for repositories by host.
+func gitTokens(c config.Git) map[string]secret.Text {
+	tokens := map[string]secret.Text{}
+	for _, g := range c.Credentials {
+		if !g.Token.Empty() {
+			tokens[strings.ToLower(g.Host)] = g.Token
+		}
+	}
+	return tokens
 }
 
 // checkouts is Git as operations see it.

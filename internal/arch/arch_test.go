@@ -110,7 +110,7 @@ var rules = []rule{
 	{
 		"ops serves no HTTP; only its adapters may be a client",
 		func(f file) bool {
-			return under(f.dir, "ops") && !f.test && !under(f.dir, "ops/swarm", "ops/source", "ops/registry", "ops/node")
+			return under(f.dir, "ops") && !f.test && !under(f.dir, "ops/swarm", "ops/source", "ops/registry", "ops/node", "ops/commitstatus")
 		},
 		func(_ file, i string) bool { return under(i, "net/http") },
 	},
