@@ -97,6 +97,16 @@ func nodeCommands() []Command {
 			},
 		},
 		{
+			Name: "/node", Verb: "clean", Usage: "<node>|all [--dry-run]",
+			Short:   "Remove apps' old images that no release needs",
+			Example: []string{"/node clean n2", "/node clean all"},
+			New:     func() ops.Operation { return new(ops.NodeClean) },
+			Parse: func(args Args) (ops.Operation, error) {
+				name, err := parseNode("clean", args)
+				return &ops.NodeClean{Node: name}, err
+			},
+		},
+		{
 			Name: "/node", Verb: "label", Usage: "<node> <key>=<value>… <key>-… [--dry-run]",
 			Short:   "Set a node's labels, or remove them (key-)",
 			Example: []string{"/node label n2 disk=ssd", "/node label n2 zone=b disk-"},

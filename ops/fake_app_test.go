@@ -69,3 +69,14 @@ func (f *fakeSwarm) RemoveSecret(_ context.Context, id string) error {
 }
 
 func (f *fakeSwarm) ImageDisk(context.Context) (int64, int64, error) { return 3 << 30, 1 << 30, nil }
+
+func (f *fakeSwarm) Images(context.Context) ([]ops.LocalImage, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.images), nil
+}
+
+func (f *fakeSwarm) RemoveImage(_ context.Context, name string) error {
+	f.with(func() { f.imagesGone = append(f.imagesGone, name) })
+	return nil
+}

@@ -14,20 +14,22 @@ var theKey = ops.HostKey{Algorithm: "ssh-ed25519", Fingerprint: "SHA256:abc"}
 // fakeServers has one server whose engine joins the fake swarm at once, unless a
 // test says otherwise.
 type fakeServers struct {
-	mu      sync.Mutex
-	swarm   *fakeSwarm
-	key     ops.HostKey
-	machine ops.Machine
-	closed  map[string]bool // addresses that it does not reach
-	udp     error
-	connect error
-	joinErr error
-	never   bool // the engine never becomes a node
-	joins   []ops.Join
-	asked   []string // who was connected to, with which key
-	left    int
-	open    int
-	member  map[string]ops.Membership // by host
+	mu         sync.Mutex
+	swarm      *fakeSwarm
+	key        ops.HostKey
+	machine    ops.Machine
+	closed     map[string]bool // addresses that it does not reach
+	udp        error
+	connect    error
+	joinErr    error
+	never      bool // the engine never becomes a node
+	joins      []ops.Join
+	asked      []string // who was connected to, with which key
+	left       int
+	images     map[string][]ops.LocalImage // by host
+	imagesGone []string
+	open       int
+	member     map[string]ops.Membership // by host
 }
 
 func newFakeServers(swarm *fakeSwarm) *fakeServers {
@@ -117,5 +119,16 @@ func (s *fakeServer) LeaveSwarm(context.Context, bool) error {
 			s.swarm.nodes[i].State = "down"
 		}
 	})
+	return nil
+}
+
+func (s *fakeServer) Images(context.Context) ([]ops.LocalImage, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.images[s.host], nil
+}
+
+func (s *fakeServer) RemoveImage(_ context.Context, name string) error {
+	s.with(func() { s.imagesGone = append(s.imagesGone, s.host+" "+name) })
 	return nil
 }

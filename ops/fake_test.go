@@ -52,6 +52,8 @@ type fakeSwarm struct {
 	secretsGone  []string
 	volumesGone  []string
 	volume       error
+	images       []ops.LocalImage
+	imagesGone   []string
 	down         error // every call fails with it
 }
 

@@ -277,3 +277,30 @@ func TestNodeListAndShow(t *testing.T) {
 		t.Errorf("%+v, %v", a, err)
 	}
 }
+
+// TestClean removes what is an app's and needed by nothing, where Waggle gets to.
+func TestClean(t *testing.T) {
+	at := func(d string) string { return "sha256:" + strings.Repeat(d, 64) }
+	label := fmt.Sprintf(`[{"number":2,"image":"reg:5000/acme/pizza:two@%s"},{"number":1,"image":"reg:5000/acme/pizza:one@%s"}]`, at("2"), at("1"))
+	swarm := newFakeSwarm(ops.Service{Name: "pizza", Replicas: 1, Image: "reg:5000/acme/pizza:two@" + at("2"), Labels: map[string]string{"waggle.releases": label}},
+		ops.Service{Name: "web", Replicas: 1, Image: "nginx:1.27"})
+	images := []ops.LocalImage{
+		{ID: "a", Names: []string{"reg:5000/acme/pizza:two", "reg:5000/acme/pizza@" + at("2")}, Size: 1},
+		{ID: "b", Names: []string{"reg:5000/acme/pizza@" + at("1")}, Size: 1},
+		{ID: "c", Names: []string{"reg:5000/acme/pizza:old", "reg:5000/acme/pizza@" + at("3")}, Size: 512 << 20},
+		{ID: "d", Names: []string{"reg:5000/acme/pizza:older"}, Size: 1 << 30, Used: true},
+		{ID: "e", Names: []string{"nginx:1.26"}, Size: 1 << 30},
+		{ID: "f", Names: []string{"postgres:17"}, Size: 1 << 30},
+	}
+	swarm.images = images
+	swarm.nodes[1].Labels = map[string]string{ops.LabelSSH: "root@10.0.0.2:22", ops.LabelHostKey: "ssh-ed25519 SHA256:abc"}
+	h := startHouse(t, swarm)
+	h.servers.images = map[string][]ops.LocalImage{"10.0.0.2": images}
+	s := h.does(t, "op1", &ops.NodeClean{Node: ops.AllNodes})
+	says(t, s, ops.Done, "n1 1 old image, 512 MB → none", "n2 1 old image, 512 MB → none", "n3 is left out (it was joined by hand, so its host key is not known here)",
+		"2 old images, 1.0 GB at most, removed from 2 nodes")
+	want := "[reg:5000/acme/pizza:old reg:5000/acme/pizza@" + at("3") + "]"
+	if fmt.Sprint(swarm.imagesGone) != want || len(h.servers.imagesGone) != 2 || h.servers.open != 0 {
+		t.Errorf("gone: %v, over SSH %v; %d connections are open", swarm.imagesGone, h.servers.imagesGone, h.servers.open)
+	}
+}

@@ -59,6 +59,7 @@ func startOn(t *testing.T, redis *store.Embedded, swarm *fakeSwarm, change ...fu
 			"join":          func() ops.Operation { return new(ops.NodeJoin) },
 			"join-rotate":   func() ops.Operation { return new(ops.TokenRotation) },
 			"node-remove":   func() ops.Operation { return new(ops.NodeRemove) },
+			"node-clean":    func() ops.Operation { return new(ops.NodeClean) },
 			"node-label":    func() ops.Operation { return new(ops.NodeLabel) },
 			"node-promote":  func() ops.Operation { return &ops.NodeRole{Manager: true} },
 			"node-demote":   func() ops.Operation { return &ops.NodeRole{} },

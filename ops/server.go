@@ -54,6 +54,7 @@ type Servers interface {
 // Server is a machine with an open SSH connection, and its Docker engine, which
 // is spoken to by its API through that connection.
 type Server interface {
+	Images
 	HostKey() HostKey
 	// Machine reads the server's engine. Errors are Forbidden when the user may
 	// not use Docker there, Unavailable when the engine does not run, hangs, or

@@ -132,6 +132,7 @@ type BuildRequest struct {
 type Swarm interface {
 	Nodes
 	Apps
+	Images // of the manager's own engine
 	Configs
 
 	// Services returns all services, by name.

@@ -53,6 +53,14 @@ func (s *Server) Close() error {
 // Machine reads the server's engine.
 func (s *Server) Machine(ctx context.Context) (ops.Machine, error) { return s.docker.Machine(ctx) }
 
+// Images lists the images of the server's engine.
+func (s *Server) Images(ctx context.Context) ([]ops.LocalImage, error) { return s.docker.Images(ctx) }
+
+// RemoveImage takes one name off an image of the server's engine.
+func (s *Server) RemoveImage(ctx context.Context, name string) error {
+	return s.docker.RemoveImage(ctx, name)
+}
+
 // LeaveSwarm has the engine leave its swarm.
 func (s *Server) LeaveSwarm(ctx context.Context, force bool) error {
 	return s.docker.LeaveSwarm(ctx, force)

@@ -1,0 +1,222 @@
+package ops
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/distribution/reference"
+	"golang.org/x/sync/errgroup"
+)
+
+// LocalImage is one image on one engine.
+type LocalImage struct {
+	ID    string
+	Names []string // with tags or digests, as they were pulled or built
+	Size  int64    // bytes, shared layers counted too
+	Used  bool     // by a container, running or not
+}
+
+// Images are the images of one engine.
+type Images interface {
+	// Images lists those with a name.
+	Images(ctx context.Context) ([]LocalImage, error)
+	// RemoveImage takes one name off an image, and removes it with its last. An image
+	// that a container uses stays, with an error.
+	RemoveImage(ctx context.Context, name string) error
+}
+
+// AllNodes names all nodes where one could be named.
+const AllNodes = "all"
+
+// NodeClean removes old images of apps from a node, or from all that Waggle
+// reaches: its own manager's by the engine, others over SSH. Images that a release
+// or a service needs stay, and so does everything that is no app's.
+type NodeClean struct {
+	Node string `json:"node"` // or AllNodes
+
+	engines []cleaned
+}
+
+// cleaned is one engine that is cleaned.
+type cleaned struct {
+	node Node
+	Images
+	names []string // to be removed
+	count int
+	bytes int64
+}
+
+func (*NodeClean) Kind() string { return "node-clean" }
+func (c *NodeClean) Target() string {
+	if c.Node == AllNodes {
+		return "all nodes"
+	}
+	return c.Node
+}
+func (*NodeClean) Needs() Role { return Admin }
+
+// Plan looks at the images of each node.
+func (c *NodeClean) Plan(ctx context.Context, run *Run) (Plan, error) {
+	nodes, err := run.Swarm.Nodes(ctx)
+	if err != nil {
+		return Plan{}, err
+	}
+	if c.Node != AllNodes {
+		node, _, err := findNode(ctx, run.Swarm, c.Node)
+		if err != nil {
+			return Plan{}, err
+		}
+		nodes = []Node{node}
+	}
+	cluster, err := run.Swarm.Cluster(ctx)
+	if err != nil {
+		return Plan{}, err
+	}
+	services, err := run.Swarm.Services(ctx)
+	if err != nil {
+		return Plan{}, err
+	}
+	need := neededImages(services)
+	ctx, cancel := context.WithTimeout(ctx, lookWithin)
+	defer cancel()
+	found, problems := make([]cleaned, len(nodes)), make([]error, len(nodes))
+	var looks errgroup.Group
+	looks.SetLimit(8)
+	servers := make([]Server, len(nodes))
+	for i, n := range nodes {
+		looks.Go(func() error {
+			e := cleaned{node: n, Images: run.Swarm}
+			if n.ID != cluster.Self {
+				addr, key := n.reachedAt(run.SSH)
+				if key == (HostKey{}) {
+					problems[i] = Errorf(Unavailable, "it was joined by hand, so its host key is not known here")
+					return nil
+				}
+				server, err := run.Servers.Connect(ctx, addr, key)
+				if problems[i] = err; err != nil {
+					return nil
+				}
+				servers[i], e.Images = server, server
+			}
+			problems[i] = e.look(ctx, need)
+			found[i] = e
+			return nil
+		})
+	}
+	_ = looks.Wait() // what went wrong is in problems
+	for _, s := range servers {
+		if s != nil {
+			run.Defer(func() { _ = s.Close() }) // nothing is lost with it
+		}
+	}
+	var plan Plan
+	c.engines = nil
+	for i, e := range found {
+		if problems[i] != nil {
+			plan.Warnings = append(plan.Warnings, fmt.Sprintf("%s is left out (%s): type `docker image prune --all` there", nodes[i].Hostname, sentenceOf(problems[i])))
+			continue
+		}
+		c.engines = append(c.engines, e)
+		plan.Diffs = append(plan.Diffs, Diff{What: e.node.Hostname, From: fmt.Sprintf("%s, %s", many(e.count, "old image"), bytesText(e.bytes)), To: "none"})
+	}
+	plan.Facts = []string{"images that a release, a service or a container needs stay; so does what is no app's"}
+	return plan, nil
+}
+
+// needed are the images that must stay, and the repositories that are apps'.
+type needed struct {
+	images map[string]bool // name:tag and name@digest
+	repos  map[string]bool // names
+}
+
+func neededImages(services []Service) needed {
+	n := needed{map[string]bool{}, map[string]bool{}}
+	keep := func(image string, app bool) {
+		named, ok := parseImage(image)
+		if !ok {
+			return
+		}
+		if app {
+			n.repos[named.Name()] = true
+		}
+		if tagged, ok := named.(reference.Tagged); ok {
+			n.images[named.Name()+":"+tagged.Tag()] = true
+		}
+		if digested, ok := named.(reference.Digested); ok {
+			n.images[named.Name()+"@"+digested.Digest().String()] = true
+		}
+	}
+	for _, s := range services {
+		releases := releasesOf(s)
+		keep(s.Image, len(releases) > 0)
+		for _, r := range releases {
+			keep(r.Image, true)
+		}
+	}
+	return n
+}
+
+// old says whether an image is an app's and needed by nothing.
+func (n needed) old(i LocalImage) bool {
+	apps := false
+	for _, name := range i.Names {
+		named, ok := parseImage(name)
+		if !ok || n.images[named.String()] {
+			return false
+		}
+		apps = apps || n.repos[named.Name()]
+	}
+	return apps && !i.Used
+}
+
+func (e *cleaned) look(ctx context.Context, need needed) error {
+	images, err := e.Images.Images(ctx)
+	if err != nil {
+		return err
+	}
+	for _, i := range images {
+		if need.old(i) {
+			e.names = append(e.names, i.Names...)
+			e.count++
+			e.bytes += i.Size
+		}
+	}
+	return nil
+}
+
+// Apply has nothing of the swarm to write.
+func (*NodeClean) Apply(context.Context, *Run) error { return nil }
+
+// Converge removes the images, node by node. One that came into use meanwhile stays.
+func (c *NodeClean) Converge(ctx context.Context, run *Run) (string, error) {
+	var freed int64
+	gone, kept := 0, 0
+	for _, e := range c.engines {
+		if len(e.names) == 0 {
+			continue
+		}
+		err := run.Step(e.node.Hostname, func(detail func(string)) error {
+			for _, name := range e.names {
+				if err := e.RemoveImage(ctx, name); err != nil {
+					if ctx.Err() != nil {
+						return err
+					}
+					kept++
+					run.Log.Info("an old image stays", "node", e.node.Hostname, "image", name, "err", err)
+				}
+			}
+			detail(fmt.Sprintf("%s, %s", many(e.count, "image"), bytesText(e.bytes)))
+			return nil
+		})
+		if err != nil {
+			return "", err
+		}
+		gone, freed = gone+e.count, freed+e.bytes
+	}
+	text := fmt.Sprintf("%s, %s at most, removed from %s", many(gone, "old image"), bytesText(freed), many(len(c.engines), "node"))
+	if kept > 0 {
+		text += fmt.Sprintf("; %s stayed, in use meanwhile", many(kept, "name"))
+	}
+	return strings.TrimSpace(text), nil
+}
