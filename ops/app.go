@@ -145,5 +145,5 @@ type NewService struct {
 	Settings
 	Auth *RegistryAuth
 	Args []string // in place of the image's own command
-	Once bool     // it runs once, to its end
+	Once bool     // it is not started again when it ends
 }

@@ -26,9 +26,6 @@ func (f *fakeSwarm) CreateService(_ context.Context, n ops.NewService) (string, 
 	f.made = append(f.made, n)
 	f.services[n.Name] = &ops.Service{ID: "id-" + n.Name, Name: n.Name, Version: 10, Mode: ops.Replicated, Replicas: n.Replicas, Image: n.Image,
 		Labels: maps.Clone(n.Labels), Constraints: n.Constraints, Settings: n.Settings, Persistent: len(n.Mounts) > 0}
-	if n.Once {
-		f.services[n.Name].Mode = ops.ReplicatedJob
-	}
 	return "id-" + n.Name, nil
 }
 

@@ -46,11 +46,9 @@ func (rs Registries) elsewhere(services []Service) (out []string) {
 		if !s.migrates(rs, to) {
 			continue
 		}
-		from := "no registry"
+		from := withoutDigest(s.Image)
 		if r, ok := rs.Of(s.Image); ok {
 			from = r.Name
-		} else if named, ok := parseImage(s.Image); ok && strings.Contains(named.Name(), "/") {
-			from = withoutDigest(s.Image)
 		}
 		out = append(out, fmt.Sprintf("%s (%s)", s.Name, from))
 	}

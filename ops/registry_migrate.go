@@ -161,7 +161,9 @@ func (m *RegistryMigrate) Converge(ctx context.Context, run *Run) (string, error
 	var left []string
 	for i := range m.Moves {
 		mv := &m.Moves[i]
-		if !mv.Done && mv.Why == "" {
+		if mv.Done {
+			_ = run.Step(mv.App, func(detail func(string)) error { detail("moved before"); return nil })
+		} else if mv.Why == "" {
 			err := run.Step(mv.App, func(detail func(string)) error {
 				err := m.move(ctx, run, mv, detail)
 				if err != nil && ctx.Err() == nil {

@@ -250,7 +250,7 @@ func (p *RegistryPrune) collect(ctx context.Context, run *Run) (freed string, er
 	if err != nil {
 		return "", err
 	}
-	work := NewService{Name: collectService, Image: p.service.Image, Auth: auth, Once: true,
+	work := NewService{Name: collectService, Image: p.service.Image, Auth: auth, Replicas: 1, Once: true,
 		Args: []string{"sh", "-c", collectScript}, Constraints: p.service.Constraints}
 	work.Mounts = managedMounts()
 	work.Env = []EnvVar{{Name: "REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", Value: managedPath}, {Name: "REGISTRY_STORAGE_DELETE_ENABLED", Value: "true"}}

@@ -318,7 +318,7 @@ func (s *RegistrySetup) newService(image string, auth *RegistryAuth) (NewService
 		env("REGISTRY_HTTP_TLS_CERTIFICATE", "/run/secrets/registry.crt")
 		env("REGISTRY_HTTP_TLS_KEY", "/run/secrets/registry.key")
 	}
-	n.Health = Health{Test: []string{"CMD-SHELL", "wget -q -O /dev/null " + page}, Interval: 10 * time.Second, Timeout: 5 * time.Second, Start: 10 * time.Second, Retries: 3}
+	n.Health = Health{Test: []string{"CMD-SHELL", "wget -q -O /dev/null " + page}, Interval: 5 * time.Second, Timeout: 5 * time.Second, Start: 10 * time.Second, Retries: 3}
 	return n, nil
 }
 
@@ -344,7 +344,10 @@ func (s *RegistrySetup) Converge(ctx context.Context, run *Run) (string, error) 
 		return "", err
 	}
 	s.sweep(ctx, run)
-	text := fmt.Sprintf("%s runs at %s on %s", s.reg.Name, s.reg.Domain, got.Where())
+	text := fmt.Sprintf("%s runs at %s", s.reg.Name, s.reg.Domain)
+	if len(got.Nodes) > 0 {
+		text += " on " + got.Nodes[0].Node
+	}
 	if s.rs.Default == s.reg.Name {
 		text += ", and built images are pushed there"
 	}

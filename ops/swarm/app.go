@@ -166,7 +166,7 @@ func (c *Client) CreateService(ctx context.Context, n ops.NewService) (string, e
 		return "", err
 	}
 	if n.Once {
-		spec["Mode"] = map[string]any{"ReplicatedJob": map[string]any{"MaxConcurrent": number(1), "TotalCompletions": number(1)}}
+		// Not a job: of those an engine of 20.10 leaves the container behind.
 		object(spec, "TaskTemplate")["RestartPolicy"] = map[string]any{"Condition": swarm.RestartPolicyConditionNone}
 	} else if n.UpdateOrder != "" {
 		object(spec, "UpdateConfig")["Order"] = n.UpdateOrder
