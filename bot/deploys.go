@@ -19,9 +19,10 @@ import (
 func deployCommands() []Command {
 	return []Command{
 		{
-			Name: "/deploy", Usage: "<app> [branch | tag | commit] | <app> image <ref> [--dry-run]",
+			Name: "/deploy", Usage: "<app> [branch | tag | commit] | <app> image <ref> [--push] [--dry-run]",
 			Short:   "Build and deploy a branch, tag or commit; or an image",
-			Example: []string{"/deploy pizza", "/deploy pizza v1.2", "/deploy pizza image nginx:1.27"},
+			Example: []string{"/deploy pizza", "/deploy pizza v1.2", "/deploy pizza image nginx:1.27", "/deploy pizza image nginx:1.27 --push"},
+			Flags:   []string{"push"},
 			New:     func() ops.Operation { return new(ops.Deploy) },
 			Parse:   parseDeploy,
 		},
@@ -73,7 +74,11 @@ func parseDeploy(args Args) (ops.Operation, error) {
 		err = ops.CheckBranch(d.Ref)
 	case 3:
 		d.From = args.Words[2]
+		d.Copy = args.Flags["push"]
 		err = ops.CheckImage(d.From)
+	}
+	if args.Flags["push"] && d.From == "" {
+		return nil, ops.Errorf(ops.Invalid, "--push is for images: what is built is pushed anyway")
 	}
 	return d, err
 }

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/distribution/reference"
 )
 
 // commitsShown is how many commits of a push its message shows.
@@ -26,6 +28,10 @@ type Deploy struct {
 	Hand bool   `json:"hand,omitempty"`
 	Ref  string `json:"ref,omitempty"`
 	From string `json:"from,omitempty"`
+	// Copy asks that the image goes to the default push registry first; Source is then
+	// the image by its digest.
+	Copy   bool   `json:"copy,omitempty"`
+	Source string `json:"source,omitempty"`
 
 	// Image is set once it was built and pushed, so that a deploy that was cut
 	// off after that does not build again.
@@ -102,7 +108,7 @@ func (d *Deploy) Plan(ctx context.Context, run *Run) (Plan, error) {
 	d.release = last + 1
 	image := withoutDigest(d.Image)
 	if image == "" {
-		if image, err = d.to.image(d.App, tag(d.Push.After)); err != nil {
+		if image, err = d.ref(); err != nil {
 			return Plan{}, err
 		}
 	}
@@ -121,6 +127,18 @@ func (d *Deploy) Plan(ctx context.Context, run *Run) (Plan, error) {
 		plan.Diffs = append(plan.Diffs, Diff{What: "replicas", From: "0", To: strconv.Itoa(n)})
 	}
 	return plan, nil
+}
+
+// ref is the name that the image gets, without its digest.
+func (d *Deploy) ref() (string, error) {
+	if named, ok := parseImage(d.Source); ok {
+		tag := "latest"
+		if tagged, ok := named.(reference.Tagged); ok {
+			tag = tagged.Tag()
+		}
+		return d.to.image(d.App, tag)
+	}
+	return d.to.image(d.App, tag(d.Push.After))
 }
 
 // firstReplicas is how many replicas the first deploy of an app starts, 0 when that
@@ -223,9 +241,12 @@ func (d *Deploy) Prepare(ctx context.Context, run *Run) error {
 	if d.Image != "" {
 		return nil
 	}
-	ref, err := d.to.image(d.App, tag(d.Push.After))
+	ref, err := d.ref()
 	if err != nil {
 		return err
+	}
+	if d.Source != "" {
+		return d.copy(ctx, run, ref)
 	}
 	release, err := run.Builds.Take(ctx, func(n int) {
 		run.update(func(s *Status) { s.State, s.Note = Waiting, fmt.Sprintf("waits for other builds, as number %d", n) })

@@ -17,12 +17,23 @@ var (
 // stays: a branch that moves meanwhile is another deploy.
 func (d *Deploy) find(ctx context.Context, run *Run) error {
 	switch {
-	case d.Image != "" || d.Push.After != "":
+	case d.Image != "" || d.Source != "" || d.Push.After != "":
 		return nil
 	case d.From != "":
 		image, err := d.registries.pin(ctx, run, d.From)
-		d.Image = image
-		return err
+		if err != nil {
+			return err
+		}
+		if !d.Copy {
+			d.Image = image
+			return nil
+		}
+		if _, ok := d.registries.Pushed(); !ok {
+			return Errorf(Invalid, "There is no default registry to push the image to").
+				Then("`/registry default <name>` chooses one; without --push it is deployed from where it is.")
+		}
+		d.Source = image
+		return nil
 	}
 	repo := d.svc.Labels[LabelRepo]
 	if repo == "" {
@@ -63,6 +74,35 @@ func (d *Deploy) released(ref string) (string, error) {
 	}
 	return "", Errorf(NotFound, "There is no branch or tag %s, and no release of %s was of that commit", ref, d.App).
 		Then("Give the commit's full hash.")
+}
+
+// copy brings the image to the default push registry.
+func (d *Deploy) copy(ctx context.Context, run *Run, as string) error {
+	err := run.Step("push", func(detail func(string)) error {
+		ctx, cancel := context.WithTimeout(ctx, run.BuildTimeout)
+		defer cancel()
+		from, err := run.loginFor(d.registries, d.Source)
+		if err != nil {
+			return err
+		}
+		named, err := reference.ParseNormalizedNamed(d.Source)
+		if err != nil {
+			return CheckImage(d.Source)
+		}
+		digest, err := run.Images.Copy(ctx, from, named.String(), d.login, as, detail)
+		if err == nil {
+			d.Image = as + "@" + digest
+			detail(digest[:min(19, len(digest))])
+		}
+		return d.timedOut(ctx, err, "The push to "+d.to.Domain, run.BuildTimeout)
+	})
+	if err != nil {
+		return err
+	}
+	if err := run.Save(ctx); err != nil {
+		run.Log.Warn("after a restart this image would be copied again", "err", err)
+	}
+	return nil
 }
 
 // pin asks the registry of an image for its digest and returns the image with it.

@@ -134,3 +134,19 @@ func TestRollbackOfTheFirstRelease(t *testing.T) {
 		t.Errorf("the first push again: %+v", again)
 	}
 }
+
+func TestImageIsPushedWhenAsked(t *testing.T) {
+	h := startHouse(t, newFakeSwarm(linked("pizza", 1)))
+	h.images.images = map[string]ops.Image{"docker.io/library/nginx:1.27@" + digest: {Digest: digest}}
+	got := h.does(t, "op1", &ops.Deploy{App: "pizza", Hand: true, From: "nginx:1.27", Copy: true})
+	if want := "reg:5000/acme/pizza:1.27@" + digest; got.State != ops.Done || h.swarm.service("pizza").Image != want {
+		t.Errorf("%s %s; it runs %s, want %s", got.State, said(got), h.swarm.service("pizza").Image, want)
+	}
+	if len(h.images.copies) != 1 || len(h.swarm.built) > 0 {
+		t.Errorf("copied %v, built %d", h.images.copies, len(h.swarm.built))
+	}
+	h.swarm.save(ops.Registries{})
+	if got := h.does(t, "op2", &ops.Deploy{App: "pizza", Hand: true, From: "nginx:1.27", Copy: true}); got.State != ops.Refused || !strings.HasPrefix(said(got), "There is no default registry to push the image to") {
+		t.Errorf("%s %s", got.State, said(got))
+	}
+}
