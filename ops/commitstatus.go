@@ -61,10 +61,11 @@ func (r *Runner) tellBegin(ctx context.Context, run *Run) (wait func()) {
 // tellEnd tells how it ended. Of one that a newer push replaced nothing is told.
 func (r *Runner) tellEnd(ctx context.Context, run *Run) {
 	state, text := StatusSuccess, run.status.Result
-	switch {
-	case run.status.State == Superseded:
+	switch run.status.State {
+	case Superseded, DryRun:
 		return
-	case run.status.State != Done:
+	case Done:
+	default:
 		state, text = StatusFailure, run.status.Err.Sentence
 	}
 	if s, ok := run.commitStatus(state, text); ok && r.Statuses != nil {

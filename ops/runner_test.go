@@ -264,6 +264,13 @@ func TestDryRunChangesNothing(t *testing.T) {
 	if len(h.swarm.changes()) > 0 {
 		t.Errorf("changed: %+v", h.swarm.changes())
 	}
+	waitFor(t, "its record to be final", func() bool { // else it would be taken up again
+		ids, err := h.Store.Members(t.Context(), "inflight")
+		return err == nil && len(ids) == 0
+	})
+	if h.seen(func(s ops.Status) bool { return s.State == ops.Failure }) {
+		t.Error("it was taken up again and given up")
+	}
 }
 
 func TestWhoMayNotIsRefusedBeforeAnything(t *testing.T) {
