@@ -33,19 +33,23 @@ func main() {
 	runs := flag.Int("runs", 5, "how often each figure is taken")
 	acks := flag.Int("acks", 100, "how many commands are typed for their acknowledgement")
 	joins := flag.Bool("joins", false, "measure only how servers join")
+	deploys := flag.Bool("deploys", false, "measure only deploys")
 	flag.Parse()
 	if *runs < 1 || *acks < 1 {
 		flag.Usage()
 		os.Exit(2)
 	}
-	if err := run(ctx, *runs, *acks, *joins, os.Stdout); err != nil {
+	if err := run(ctx, *runs, *acks, only{*joins, *deploys}, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		stop()
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, runs, acks int, joins bool, out io.Writer) (err error) {
+// only says what alone is measured; everything when it is zero.
+type only struct{ joins, deploys bool }
+
+func run(ctx context.Context, runs, acks int, what only, out io.Writer) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Minute)
 	defer cancel()
 	dir, err := os.MkdirTemp("", "waggle-bench-")
@@ -65,7 +69,7 @@ func run(ctx context.Context, runs, acks int, joins bool, out io.Writer) (err er
 		return err
 	}
 	defer func() { err = errors.Join(err, l.Close()) }()
-	b := &bench{lab: l, onlyJoins: joins, binary: binary, dir: dir, got: map[figure][]float64{}}
+	b := &bench{lab: l, only: what, binary: binary, dir: dir, got: map[figure][]float64{}}
 	if err := b.measure(ctx, runs, acks); err != nil {
 		return err
 	}
@@ -88,13 +92,14 @@ type bench struct {
 	dir    string
 	got    map[figure][]float64
 
-	onlyJoins bool
+	only only
 
 	ws       *workspace.Workspace
 	forge    *forge.Forge
 	addr     string
 	settings map[string]string
 	waggle   *rig.Waggle
+	byHand   *forge.Repo // deployed by hand
 }
 
 const (
@@ -158,18 +163,25 @@ func (b *bench) measure(ctx context.Context, runs, acks int) (err error) {
 	}
 	for i := range runs {
 		say("run %d of %d", i+1, runs)
-		err := b.startUp(ctx)
-		if err == nil && !b.onlyJoins {
-			err = b.round(ctx, repo, i)
-		}
-		if err == nil {
-			err = b.joins(ctx, i)
+		var err error
+		if b.only.deploys {
+			if err = b.serve(ctx); err == nil {
+				err = b.deploys(ctx, repo, i)
+			}
+		} else {
+			err = b.startUp(ctx)
+			if err == nil && !b.only.joins {
+				err = b.round(ctx, repo, i)
+			}
+			if err == nil {
+				err = b.joins(ctx, i)
+			}
 		}
 		if err := errors.Join(err, b.waggle.Stop()); err != nil {
 			return fmt.Errorf("%w; waggle's log:\n%s", err, b.waggle.Log())
 		}
 	}
-	if b.onlyJoins {
+	if b.only != (only{}) {
 		return nil
 	}
 	say("acknowledgements")
@@ -224,7 +236,7 @@ func (b *bench) round(ctx context.Context, repo *forge.Repo, i int) error {
 	if err := b.backToOne(ctx); err != nil {
 		return err
 	}
-	if err := b.deploy(ctx, repo, i); err != nil {
+	if err := b.deploys(ctx, repo, i); err != nil {
 		return err
 	}
 	if err := b.resident(ctx, busyRSS, busyAnon); err != nil {
@@ -354,27 +366,6 @@ func (b *bench) backToOne(ctx context.Context) error {
 			return fmt.Errorf("%d replicas still run: %w", len(times), errors.Join(err, ended))
 		}
 	}
-}
-
-func (b *bench) deploy(ctx context.Context, repo *forge.Repo, i int) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
-	defer cancel()
-	began := time.Now()
-	sha, err := repo.Push(ctx, map[string]string{
-		"Dockerfile": fmt.Sprintf("FROM %s/busybox:1\nCOPY version /version\nCMD [\"sleep\", \"infinity\"]\n", b.lab.Private.Addr),
-		"version":    fmt.Sprint(i),
-	}, fmt.Sprintf("Bake number %d", i))
-	if err != nil {
-		return err
-	}
-	m, err := b.ws.Wait(ctx, channel, ada, func(m workspace.Message) bool {
-		return strings.Contains(m.Plain(), sha[:7]) && (strings.Contains(m.Plain(), app+" runs release") || strings.Contains(m.Plain(), "❌"))
-	})
-	if err != nil || strings.Contains(m.Plain(), "❌") {
-		return fmt.Errorf("deploy: %w\n%s", err, b.ws.Screen(channel, ada))
-	}
-	b.note(deployed, time.Since(began))
-	return nil
 }
 
 // acknowledged types the same command many times, one after the other.

@@ -25,6 +25,8 @@ const (
 	scaled     figure = "scaled"
 	cliScaled  figure = "docker service scale"
 	deployed   figure = "deployed"
+	rolledOut  figure = "push to new version running"
+	handRolled figure = "by hand: push to new version running"
 	acked      figure = "acknowledged"
 	looked     figure = "server looked at"
 	joined     figure = "looked, approved and joined"
@@ -51,6 +53,7 @@ func (b *bench) print(w io.Writer, runs, acks int, docker string) {
 		{"scale 1→6: asked to done, held for 5 s", scaled, cliScaled, "", "`docker service scale`", "ms"},
 		{"`/join-node` to the plan that asks for an approval", looked, "", "", "", "ms"},
 		{"that, and approved until the node is Ready; the time in between left out", joined, sshJoined, "≤ 0.35 of it", "`ssh root@node docker swarm join`", "ms"},
+		{"`git push` to the new version running", rolledOut, handRolled, "≤ 0.85 of it", "`git push`, `git clone`, `docker build`, `docker push`, `docker service update`", "ms"},
 		{"push to deployed, held for 5 s", deployed, "", "", "", "ms"},
 	} {
 		if len(b.got[r.ours]) == 0 {
