@@ -86,7 +86,8 @@ func (b *bench) deployByHand(ctx context.Context, _ *forge.Repo, i int) error {
 		{"docker", "service", "update", "--detach", "--quiet", "--with-registry-auth", "--image", image, app},
 	} {
 		cmd := exec.CommandContext(ctx, args[0], args[1:]...)
-		cmd.Env = append(os.Environ(), "DOCKER_HOST="+b.lab.Manager().Host(), "DOCKER_CONFIG="+b.dir, "DOCKER_BUILDKIT=1")
+		// The builder that needs no plugin of the command line.
+		cmd.Env = append(os.Environ(), "DOCKER_HOST="+b.lab.Manager().Host(), "DOCKER_CONFIG="+b.dir, "DOCKER_BUILDKIT=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("%s: %w\n%s", strings.Join(args, " "), err, out)
 		}
