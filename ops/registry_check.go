@@ -89,7 +89,7 @@ func (RegistryCheck) Ask(ctx context.Context, r *Runner, _ Actor) (Answer, error
 	if len(rs.List) > 0 {
 		a.Parts = append(a.Parts, Part{Title: "Registries, from this manager", Table: rows})
 	}
-	images := [][]string{{"APP", "IMAGE", "THERE"}}
+	images := [][]string{{"APP", "IMAGE", "THERE", "NOT PULLED BY"}}
 	for i, s := range services {
 		text := "yes"
 		switch err := found[i]; CodeOf(err) {
@@ -107,15 +107,14 @@ func (RegistryCheck) Ask(ctx context.Context, r *Runner, _ Actor) (Answer, error
 			text = "cannot tell"
 			a.Concern(fmt.Sprintf("%s: whether %s is there cannot be told: %s", s.Name, withoutDigest(s.Image), sentenceOf(err)), "")
 		}
-		images = append(images, []string{s.Name, shortImage(s.Image), text})
+		at, why := notPulled(s, tasks, nodes)
+		if len(at) > 0 {
+			a.Concern(fmt.Sprintf("%s could not pull the image of %s: %s", strings.Join(at, ", "), s.Name, why), "")
+		}
+		images = append(images, []string{s.Name, shortImage(s.Image), text, strings.Join(at, ", ")})
 	}
 	if len(services) > 0 {
 		a.Parts = append(a.Parts, Part{Title: "Images in use", Table: images})
-	}
-	for _, s := range services {
-		if at, why := notPulled(s, tasks, nodes); len(at) > 0 {
-			a.Concern(fmt.Sprintf("%s could not pull the image of %s: %s", strings.Join(at, ", "), s.Name, why), "")
-		}
 	}
 	a.Head = fmt.Sprintf("%d of %d registries work; %d of %s found", good, len(rs.List), there, many(len(services), "image"))
 	rs.concerns(nodes, r.Env.SecretKey, &a)

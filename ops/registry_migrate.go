@@ -87,6 +87,13 @@ func (m *RegistryMigrate) decide(ctx context.Context, run *Run, plan *Plan) erro
 	if err != nil {
 		return err
 	}
+	cluster, err := run.Swarm.Cluster(ctx)
+	if err != nil {
+		return err
+	}
+	if why := cluster.Labels[LabelFreeze]; why != "" {
+		return Errorf(Invalid, "The deploys of all apps are frozen (%s), and moving an app restarts it", why).Then("`/unfreeze all` lets them go on.")
+	}
 	for _, app := range m.Apps {
 		if _, err := findApp(ctx, run.Swarm, app); err != nil {
 			return err
@@ -102,6 +109,10 @@ func (m *RegistryMigrate) decide(ctx context.Context, run *Run, plan *Plan) erro
 	var stacks, persistent []string
 	for _, s := range services {
 		if len(m.Apps) > 0 && !slices.Contains(m.Apps, s.Name) || !s.migrates(m.rs, m.to) {
+			continue
+		}
+		if why := s.Labels[LabelFreeze]; why != "" {
+			plan.Warnings = append(plan.Warnings, fmt.Sprintf("%s stays where it is: its deploys are frozen (%s)", s.Name, why))
 			continue
 		}
 		to, err := m.to.image(s.Name, tagOf(s.Image))

@@ -387,7 +387,7 @@ func TestRegistryCheck(t *testing.T) {
 	text := answered(h.asks(t, ops.RegistryCheck{}))
 	tells(t, text, "2 of 3 registries work; 2 of 4 images found",
 		"reg | reg:5000/acme | yes | yes | yes", "down | down.example.com | no | no | no", "open | open.example.com | yes | none | off",
-		"pizza | reg:5000/acme/pizza:1@sha256:000000000000 | yes", "pasta | reg:5000/acme/pasta:1 | yes, not pinned", "gone | reg:5000/acme/gone:1@sha256:000000000000 | no", "web | nginx | cannot tell",
+		"pizza | reg:5000/acme/pizza:1@sha256:000000000000 | yes | n2", "pasta | reg:5000/acme/pasta:1 | yes, not pinned", "gone | reg:5000/acme/gone:1@sha256:000000000000 | no", "web | nginx | cannot tell",
 		"! down: The registry down.example.com cannot be reached: See whether it runs", "! gone: reg:5000/acme/gone:1 is in no registry",
 		"! n2 could not pull the image of pizza: No such image")
 	if strings.Contains(text, "canary") || strings.Contains(text, "job") {
@@ -557,6 +557,11 @@ func TestRegistryMigrate(t *testing.T) {
 	says(t, h.does(t, "rest", &ops.RegistryMigrate{Apps: []string{"lost"}}), ops.Done, "1 app runs from reg now")
 	says(t, h.does(t, "all", &ops.RegistryMigrate{}), ops.Done, "All images are in reg already")
 	says(t, h.does(t, "who", &ops.RegistryMigrate{Apps: []string{"pizzza"}}), ops.Refused, "Did you mean `pizza`?")
+	swarm.with(func() {
+		swarm.services["lost"].Image = "lost:1"
+		swarm.services["lost"].Labels = map[string]string{ops.LabelFreeze: "@bob: no"}
+	})
+	says(t, h.plans(t, "frozen", &ops.RegistryMigrate{}), ops.DryRun, "lost stays where it is: its deploys are frozen (@bob: no)")
 	swarm.save(ops.Registries{})
 	says(t, h.does(t, "nowhere", &ops.RegistryMigrate{}), ops.Refused, "There is no default registry to bring images to")
 }

@@ -40,6 +40,9 @@ func (r *RegistryRemove) Plan(ctx context.Context, run *Run) (Plan, error) {
 	}
 	r.lost(&plan)
 	r.tellLogins(&plan)
+	if own := managedRegistry(r.services); own.ID != "" && own.Labels[LabelManagedRegistry] == r.was.Domain {
+		plan.Facts = append(plan.Facts, fmt.Sprintf("it runs in this swarm, and goes on: `docker service rm %s` would end it, and its images stay in the volume %s", own.Name, managedVolume))
+	}
 	cluster, err := run.cluster(ctx)
 	if cluster {
 		plan.Approval = "nobody pulls from it, but its login is forgotten"

@@ -196,6 +196,25 @@ func TestRegistryLife(t *testing.T) {
 	}
 }
 
+// TestPushOutlivesItsRegistry: a registry that is away for a moment in the middle
+// of a deploy is waited for.
+func TestPushOutlivesItsRegistry(t *testing.T) {
+	b := start(t)
+	repo := b.linked("pizza", 1)
+	b.lab.Private.Stop()
+	restart := func() { b.must(b.lab.Private.Start(b.ctx)) }
+	b.Cleanup(restart)
+	sha := b.push(repo, b.pizza("1"), "Bake a pizza")
+	ctx, cancel := context.WithTimeout(b.ctx, time.Minute)
+	defer cancel()
+	_, err := b.ws.Wait(ctx, channel, ada, func(m workspace.Message) bool {
+		return strings.Contains(m.Plain(), b.lab.Private.Addr+" did not take it; trying again in")
+	})
+	b.must(err)
+	restart()
+	b.sees(ada, "pizza runs release 1 ("+sha[:7]+"), 1 of 1")
+}
+
 func withoutDigest(image string) string {
 	name, _, _ := strings.Cut(image, "@")
 	return name

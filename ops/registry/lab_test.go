@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"waggle/internal/lab"
 	"waggle/internal/secret"
@@ -90,6 +91,12 @@ func TestRealImages(t *testing.T) {
 			t.Errorf("%s is %s, %v", name, got, err)
 		}
 	}
+	if names, err := c.Repositories(ctx, private); err != nil || !slices.Contains(names, "acme/pizza") || !slices.Contains(names, "busybox") {
+		t.Errorf("repositories %q, %v", names, err)
+	}
+	if img, err := c.Image(ctx, private, as); err != nil || img.Digest != digest || !img.Created.Equal(time.Unix(0, 0)) {
+		t.Errorf("image %+v, %v", img, err)
+	}
 	if tags, err := c.Tags(ctx, private, private.Domain+"/acme/pizza"); err != nil || !slices.Equal(tags, []string{"1"}) {
 		t.Errorf("tags %q, %v", tags, err)
 	}
@@ -107,6 +114,7 @@ func TestRealImages(t *testing.T) {
 		"digest of no tag":        func() error { _, err := c.Digest(ctx, private, private.Domain+"/acme/pizza:9"); return err },
 		"digest of no repository": func() error { _, err := c.Digest(ctx, private, private.Domain+"/acme/none:9"); return err },
 		"no such digest":          func() error { _, err := c.Digest(ctx, private, none); return err },
+		"image of no tag":         func() error { _, err := c.Image(ctx, private, private.Domain+"/acme/pizza:9"); return err },
 		"tags of no repository":   func() error { _, err := c.Tags(ctx, private, private.Domain+"/acme/none"); return err },
 		"delete what is not":      func() error { return c.Delete(ctx, private, none) },
 		"copy what is not": func() error {

@@ -143,3 +143,21 @@ func TestRealRegistriesAreKept(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestTagImageAndSecrets(t *testing.T) {
+	c, e := fake(t, map[string]http.HandlerFunc{
+		"POST /images/docker.io/library/pizza:1/tag": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusCreated) },
+		"GET /secrets": says(`[{"ID":"b","Spec":{"Name":"x-2"}},{"ID":"a","Spec":{"Name":"x-1"}}]`),
+	})
+	if err := c.TagImage(t.Context(), "docker.io/library/pizza:1", "reg:5000/acme/pizza:1"); err != nil {
+		t.Error(err)
+	}
+	if q := e.last(t).URL.Query(); q.Get("repo") != "reg:5000/acme/pizza" || q.Get("tag") != "1" {
+		t.Errorf("tagged %v", q)
+	}
+	wantError(t, c.TagImage(t.Context(), "none:1", "reg:5000/none:1"), ops.NotFound, "does not have the image none:1")
+	got, err := c.Secrets(t.Context(), "x-")
+	if err != nil || len(got) != 2 || got[0] != (ops.Secret{ID: "a", Name: "x-1"}) {
+		t.Errorf("secrets %+v, %v", got, err)
+	}
+}
