@@ -408,7 +408,7 @@ func TestRegistrySetup(t *testing.T) {
 	swarm.save(ops.Registries{})
 	h := startHouse(t, swarm)
 	got := h.does(t, "setup", &ops.RegistrySetup{Name: "local"})
-	says(t, got, ops.Done, "local runs at 127.0.0.1:5000 on n1", "and built images are pushed there", "service waggle-registry none → a registry on n1", "default push registry none → local")
+	says(t, got, ops.Done, "the routing mesh opens port 5000 on all addresses of every node", "local runs at 127.0.0.1:5000 on n1", "and built images are pushed there", "service waggle-registry none → a registry on n1", "default push registry none → local")
 	if len(swarm.made) != 1 {
 		t.Fatalf("%d services made", len(swarm.made))
 	}

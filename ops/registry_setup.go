@@ -145,6 +145,8 @@ func (s *RegistrySetup) Plan(ctx context.Context, run *Run) (Plan, error) {
 		if s.Certificate == "" {
 			plan.Warnings = append(plan.Warnings, fmt.Sprintf("without a certificate every engine has to list http://%s in its insecure-registries", domain))
 		}
+	} else if s.Certificate == "" {
+		plan.Warnings = append(plan.Warnings, fmt.Sprintf("the routing mesh opens port %d on all addresses of every node, without TLS: let nobody but the nodes reach it", port.Published))
 	}
 	return plan, nil
 }
