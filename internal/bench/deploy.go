@@ -93,12 +93,16 @@ func (b *bench) deployByHand(ctx context.Context, _ *forge.Repo, i int) error {
 		}
 	}
 	for {
-		state, err := b.docker(ctx, "service", "inspect", "--format", "{{if .UpdateStatus}}{{.UpdateStatus.State}}{{end}}", app)
+		state, err := b.docker(ctx, "service", "inspect", "--format", "{{if .UpdateStatus}}{{.UpdateStatus.State}}: {{.UpdateStatus.Message}}{{end}}", app)
 		if err != nil {
 			return err
 		}
-		if state == "completed" {
+		if strings.HasPrefix(state, "completed") {
 			break
+		}
+		if !strings.HasPrefix(state, "updating") || time.Since(began) > time.Minute {
+			tasks, _ := b.docker(ctx, "service", "ps", "--no-trunc", app) // as much as there is to know
+			return fmt.Errorf("by hand: %s\n%s", state, tasks)
 		}
 		if err := sleep(ctx, 100*time.Millisecond); err != nil {
 			return err
