@@ -34,12 +34,13 @@ func main() {
 	acks := flag.Int("acks", 100, "how many commands are typed for their acknowledgement")
 	joins := flag.Bool("joins", false, "measure only how servers join")
 	deploys := flag.Bool("deploys", false, "measure only deploys")
+	large := flag.Bool("large", false, "measure only reading in a large swarm")
 	flag.Parse()
 	if *runs < 1 || *acks < 1 {
 		flag.Usage()
 		os.Exit(2)
 	}
-	if err := run(ctx, *runs, *acks, only{*joins, *deploys}, os.Stdout); err != nil {
+	if err := run(ctx, *runs, *acks, only{*joins, *deploys, *large}, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		stop()
 		os.Exit(1)
@@ -47,7 +48,7 @@ func main() {
 }
 
 // only says what alone is measured; everything when it is zero.
-type only struct{ joins, deploys bool }
+type only struct{ joins, deploys, large bool }
 
 func run(ctx context.Context, runs, acks int, what only, out io.Writer) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Minute)
@@ -160,6 +161,12 @@ func (b *bench) measure(ctx context.Context, runs, acks int) (err error) {
 	if _, err := b.docker(ctx, "service", "create", "--detach", "--quiet", "--name", app, "--endpoint-mode", "dnsrr",
 		"--stop-grace-period", "1s", "--label", "waggle.repo="+repo.CloneURL(), b.lab.BaseImage); err != nil {
 		return err
+	}
+	if b.only.large || b.only == (only{}) {
+		say("a large swarm")
+		if err := b.large(ctx, runs); err != nil || b.only.large {
+			return err
+		}
 	}
 	for i := range runs {
 		say("run %d of %d", i+1, runs)

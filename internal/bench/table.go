@@ -28,6 +28,9 @@ const (
 	rolledOut  figure = "push to new version running"
 	handRolled figure = "by hand: push to new version running"
 	acked      figure = "acknowledged"
+	listed     figure = "app list, large"
+	overviewed figure = "swarm, large"
+	cliListed  figure = "docker service ls, large"
 	looked     figure = "server looked at"
 	joined     figure = "looked, approved and joined"
 	sshJoined  figure = "ssh docker swarm join"
@@ -51,6 +54,8 @@ func (b *bench) print(w io.Writer, runs, acks int, docker string) {
 		{"scale 1→6: asked to the sixth task running", running, cliRunning, "", "`docker service scale`", "ms"},
 		{"scale 1→6: the sixth task running to the message that says so", reported, "", "≤ 300", "", "ms"},
 		{"scale 1→6: asked to done, held for 5 s", scaled, cliScaled, "", "`docker service scale`", "ms"},
+		{"`/app list` in a swarm of 200 services and 2,000 tasks", listed, cliListed, "≤ 2 of it", "`docker service ls`", "ms"},
+		{"`/swarm` there", overviewed, cliListed, "≤ 2 of it", "`docker service ls`", "ms"},
 		{"`/join-node` to the plan that asks for an approval", looked, "", "", "", "ms"},
 		{"that, and approved until the node is Ready; the time in between left out", joined, sshJoined, "≤ 0.35 of it", "`ssh root@node docker swarm join`", "ms"},
 		{"`git push` to the new version running", rolledOut, handRolled, "≤ 0.85 of it", "`git push`, `git clone`, `docker build`, `docker push`, `docker service update`", "ms"},
