@@ -332,6 +332,9 @@ func createForm() *Form {
 			if err != nil {
 				return nil, nil, err
 			}
+			for field, value := range filled {
+				filled[field] = strings.TrimSpace(value)
+			}
 			faults := map[string]string{}
 			check := func(field string, err error) {
 				if err != nil {
@@ -410,10 +413,11 @@ func secretForm() *Form {
 			}, nil
 		},
 		Read: func(_ context.Context, _ *Bot, args Args, filled map[string]string) (ops.Operation, map[string]string, error) {
-			if !envName.MatchString(filled["name"]) {
+			name := strings.TrimSpace(filled["name"])
+			if !envName.MatchString(name) {
 				return nil, map[string]string{"name": "A name has letters, digits and _, and begins with none of the digits."}, nil
 			}
-			return &ops.AppEnv{App: args.Words[0], Secrets: map[string]secret.Text{filled["name"]: secret.Text(filled["value"])}}, nil, nil
+			return &ops.AppEnv{App: args.Words[0], Secrets: map[string]secret.Text{name: secret.Text(filled["value"])}}, nil, nil
 		},
 	}
 }

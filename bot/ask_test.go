@@ -206,7 +206,7 @@ func TestForm(t *testing.T) {
 	if len(s.taken()) > 0 {
 		t.Fatal("it was taken all the same")
 	}
-	good := map[string]string{"repo": "https://github.com/acme/pizza.git", "replicas": "2", "ports": "8080:80", "env": "OVEN=hot\nSIZE=a b", "volumes": "data:/data",
+	good := map[string]string{"repo": "https://github.com/acme/pizza.git", "branch": " main ", "replicas": "2", "ports": "8080:80", "env": "OVEN=hot\nSIZE=a b", "volumes": "data:/data",
 		"cpu": "0.5", "memory": "256m", "constraints": "node.role==worker", "approve": "yes"}
 	if ack, err := o.Submit(t.Context(), ada, view, good); err != nil || !ack.OK() || strings.Contains(ack.Body, "errors") {
 		t.Fatalf("%+v, %v", ack, err)
@@ -218,7 +218,7 @@ func TestForm(t *testing.T) {
 		t.Fatalf("taken: %+v", s.ops)
 	}
 	c := s.ops[0].(*ops.AppCreate)
-	if c.App != "pizza" || c.Repo != good["repo"] || c.Replicas != 2 || fmt.Sprint(c.Ports) != "[8080:80]" || c.Env["SIZE"] != "a b" || c.Env["OVEN"] != "hot" ||
+	if c.App != "pizza" || c.Repo != good["repo"] || c.Branch != "main" || c.Replicas != 2 || fmt.Sprint(c.Ports) != "[8080:80]" || c.Env["SIZE"] != "a b" || c.Env["OVEN"] != "hot" ||
 		fmt.Sprint(c.Volumes) != "[data:/data]" || c.LimitCPU != 5e8 || c.LimitMemory != 256<<20 || !c.Approve {
 		t.Errorf("made %+v", c)
 	}
