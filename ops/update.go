@@ -73,7 +73,7 @@ func (u *update) step(ctx context.Context, svc Service) (got Replicas, done bool
 	for _, t := range current {
 		u.mine[t.ID] = u.mine[t.ID] || !back
 	}
-	u.learn(ctx, tasks)
+	u.learn(ctx, svc, tasks)
 	switch state := svc.Update.State; {
 	case back && u.reason == "" && state != "rollback_started" && state != "rollback_completed" && state != "rollback_paused":
 		return got, true, Errorf(Failed, "%s was changed to %s by somebody else while this was rolling out", u.name, withoutDigest(svc.Image)).
@@ -110,7 +110,7 @@ func (u *update) step(ctx context.Context, svc Service) (got Replicas, done bool
 // learn remembers the newest failure of the new version, and reads its log while
 // it is there. The swarm may be on the way back already: that takes no longer
 // than a look.
-func (u *update) learn(ctx context.Context, tasks []Task) {
+func (u *update) learn(ctx context.Context, svc Service, tasks []Task) {
 	for _, t := range tasks {
 		bad := (t.Image == u.image || u.image == "" && u.mine[t.ID]) && (t.State == "failed" || t.State == "rejected" || t.State == "complete")
 		if !bad || t.ID == u.failed.ID || t.Created.Before(u.failed.Created) {
@@ -124,7 +124,7 @@ func (u *update) learn(ctx context.Context, tasks []Task) {
 			u.run.Log.Debug("no log of the failed task", "task", t.ID, "err", err)
 		}
 		if log != "" {
-			u.log = log
+			u.log = svc.masker().Replace(log)
 		}
 	}
 }

@@ -110,6 +110,9 @@ func TestAppLife(t *testing.T) {
 	}
 	b.eventually("three run again", 30*time.Second, func() bool { return b.running("pizza") == 3 })
 
+	if strings.Contains(b.ws.Screen(channel, ada), "canary-token-77") {
+		t.Error("the log of the failed task tells the token")
+	}
 	b.say(ada, "/app remove pizza")
 	m := b.seesAbout("it removes pizza", "waits for an approval")
 	contains(t, "the plan", m.Plain(), "its images stay in the registry", "1 secret of its own is removed")

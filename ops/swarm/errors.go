@@ -39,6 +39,8 @@ func (c *Client) failed(err error, what string, args ...any) error {
 			Then("See whether the engine runs there and whether Waggle may use its socket")
 	case strings.Contains(message, "update out of sequence"):
 		return &ops.Error{Code: ops.OutOfDate, Sentence: "It changed since it was read", Err: err}
+	case strings.Contains(message, "does not have a previous spec"): // the swarm was faster in going back
+		return &ops.Error{Code: ops.OutOfDate, Sentence: "It has gone back already", Err: err}
 	case strings.Contains(message, "not a swarm manager"), strings.Contains(message, "not part of a swarm"):
 		return (&ops.Error{Code: ops.Unavailable, Sentence: "The Docker engine at " + c.host + " is not a swarm manager", Err: err}).
 			Then("Run Waggle on a manager, or set docker.host to one")
