@@ -3,7 +3,6 @@ package bot
 import (
 	"context"
 	"fmt"
-	"strconv"
 	"strings"
 
 	"github.com/slack-go/slack"
@@ -48,13 +47,9 @@ func answerAudit(ctx context.Context, b *Bot, asked ops.Request, args Args) (str
 	if err := b.Authorise(ctx, asked.Actor, ops.Viewer); err != nil {
 		return "", err
 	}
-	page := 1
-	if p, given := args.Options["page"]; given {
-		n, err := strconv.Atoi(p)
-		if err != nil || n < 1 || n > 1000 {
-			return "", ops.Errorf(ops.Invalid, "%q is no page: pages are counted from 1", cut(p, 20))
-		}
-		page = n
+	page, err := parsePage(args)
+	if err != nil {
+		return "", err
 	}
 	return b.audit(ctx, strings.Join(args.Words, ""), page)
 }

@@ -65,3 +65,8 @@ func CodeOf(err error) Code {
 	}
 	return Internal
 }
+
+// redisAway is what becomes of an operation that cannot make its decision durable.
+func redisAway(err error) error {
+	return &Error{Code: Unavailable, Sentence: "Redis does not answer, so nothing was changed", Next: "Try again in a minute.", Err: err}
+}

@@ -19,19 +19,14 @@ type evacuation struct {
 type stuck struct{ app, why string }
 
 // evacuate plans how the tasks of a node find places on the others.
-func evacuate(ctx context.Context, swarm Swarm, node Node, nodes []Node) (evacuation, error) {
-	services, err := swarm.Services(ctx)
+func evacuate(ctx context.Context, swarm Swarm, node Node) (evacuation, error) {
+	w, err := readWorld(ctx, swarm)
 	if err != nil {
 		return evacuation{}, err
 	}
-	tasks, err := swarm.NodeTasks(ctx, "")
-	if err != nil {
-		return evacuation{}, err
-	}
-	used := reservations(services, tasks)
-	here := used[node.ID].Tasks
+	here := w.used[node.ID].Tasks
 	var e evacuation
-	for _, s := range services {
+	for _, s := range w.services {
 		if here[s.ID] == 0 {
 			continue
 		}
@@ -42,11 +37,11 @@ func evacuate(ctx context.Context, swarm Swarm, node Node, nodes []Node) (evacua
 		}
 		var reasons []string
 		fits := false
-		for _, n := range nodes {
+		for _, n := range w.nodes {
 			if n.ID == node.ID {
 				continue
 			}
-			why := s.unfit(n, used[n.ID])
+			why := s.unfit(n, w.used[n.ID])
 			fits = fits || why == ""
 			reasons = append(reasons, why)
 		}
@@ -92,22 +87,12 @@ func (r *Run) evacuated(ctx context.Context, node Node, moves []string) error {
 	var held time.Time
 	began, missing, left := 0, "", 0
 	err := r.until(ctx, r.DeployTimeout, func(ctx context.Context) (bool, error) {
-		nodes, err := r.Swarm.Nodes(ctx)
+		w, err := readWorld(ctx, r.Swarm)
 		if err != nil {
 			return false, err
 		}
-		services, err := r.Swarm.Services(ctx)
-		if err != nil {
-			return false, err
-		}
-		tasks, err := r.Swarm.NodeTasks(ctx, "")
-		if err != nil {
-			return false, err
-		}
-		of := map[string][]Task{}
 		left = 0
-		for _, t := range tasks {
-			of[t.ServiceID] = append(of[t.ServiceID], t)
+		for _, t := range w.tasks {
 			if t.NodeID == node.ID && !t.ended() {
 				left++
 			}
@@ -115,12 +100,12 @@ func (r *Run) evacuated(ctx context.Context, node Node, moves []string) error {
 		began = max(began, left)
 		missing = ""
 		hold := time.Duration(0)
-		for _, s := range services {
+		for _, s := range w.services {
 			if !slices.Contains(moves, s.Name) {
 				continue
 			}
 			hold = max(hold, s.Monitor)
-			if got := Observe(s.wantedReplicas(), of[s.ID], nodes); got.Running < got.Wanted {
+			if got := w.observe(s); got.Running < got.Wanted {
 				missing = fmt.Sprintf("%s has %s", s.Name, got)
 				if len(got.Problems) > 0 {
 					missing += ": " + got.Problems[0].String()

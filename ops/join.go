@@ -446,10 +446,8 @@ func (j *NodeJoin) Converge(ctx context.Context, run *Run) (string, error) {
 	if err != nil {
 		run.Log.Warn("the node does not have its labels", "node", node.Hostname, "err", err)
 	}
-	return fmt.Sprintf("%s joined as %s: %s is ready", j.Server.Host, article(j.role()), node.Hostname), nil
+	return fmt.Sprintf("%s joined as a %s: %s is ready", j.Server.Host, j.role(), node.Hostname), nil
 }
-
-func article(role string) string { return "a " + role }
 
 // undo takes a half join back: the engine leaves, and the node is off the list. It
 // returns why, with what is left to do by hand.

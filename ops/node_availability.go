@@ -30,7 +30,7 @@ func (*NodeAvailability) Needs() Role      { return Admin }
 
 // Plan says what becomes of the tasks on the node.
 func (a *NodeAvailability) Plan(ctx context.Context, run *Run) (Plan, error) {
-	node, nodes, err := findNode(ctx, run.Swarm, a.Node)
+	node, _, err := findNode(ctx, run.Swarm, a.Node)
 	if err != nil {
 		return Plan{}, err
 	}
@@ -45,7 +45,7 @@ func (a *NodeAvailability) Plan(ctx context.Context, run *Run) (Plan, error) {
 	if a.To != Drain || a.Decided != nil {
 		return plan, nil
 	}
-	if a.leave, err = evacuate(ctx, run.Swarm, node, nodes); err != nil {
+	if a.leave, err = evacuate(ctx, run.Swarm, node); err != nil {
 		return Plan{}, err
 	}
 	a.leave.tell(&plan, fmt.Sprintf(" until `/node activate %s`", a.Node))
@@ -93,9 +93,4 @@ func (a *NodeAvailability) Converge(ctx context.Context, run *Run) (string, erro
 		text += fmt.Sprintf("; %s %s down until it is active again", strings.Join(s, ", "), oneOrMore(len(s), "is", "are"))
 	}
 	return text, nil
-}
-
-// redisAway is what becomes of an operation that cannot make its decision durable.
-func redisAway(err error) error {
-	return &Error{Code: Unavailable, Sentence: "Redis does not answer, so nothing was changed", Next: "Try again in a minute.", Err: err}
 }

@@ -71,7 +71,7 @@ func (r *NodeRemove) Plan(ctx context.Context, run *Run) (Plan, error) {
 		return Plan{}, Errorf(Invalid, "%s is %s, so its tasks cannot be moved in good order", node.Hostname, node.State).
 			Then("Bring it back, or type `/node remove %s --force` if it is gone for good.", r.Node)
 	}
-	if r.leave, err = evacuate(ctx, run.Swarm, node, nodes); err != nil {
+	if r.leave, err = evacuate(ctx, run.Swarm, node); err != nil {
 		return Plan{}, err
 	}
 	plan := Plan{

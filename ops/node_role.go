@@ -65,7 +65,7 @@ func (r *NodeRole) Plan(ctx context.Context, run *Run) (Plan, error) {
 		after = after.without(node)
 		plan.Approval = "fewer managers may fail then"
 		plan.Undo = "/node promote " + r.Node
-		if err := onlyOnManagers(ctx, run.Swarm, node, nodes, &plan); err != nil {
+		if err := onlyOnManagers(ctx, run.Swarm, node, &plan); err != nil {
 			return Plan{}, err
 		}
 	}
@@ -90,25 +90,20 @@ func notOurManager(ctx context.Context, run *Run, node Node, verb string) error 
 }
 
 // onlyOnManagers says which services leave a node that is no manager any more.
-func onlyOnManagers(ctx context.Context, swarm Swarm, node Node, nodes []Node, plan *Plan) error {
-	services, err := swarm.Services(ctx)
+func onlyOnManagers(ctx context.Context, swarm Swarm, node Node, plan *Plan) error {
+	w, err := readWorld(ctx, swarm)
 	if err != nil {
 		return err
 	}
-	tasks, err := swarm.NodeTasks(ctx, "")
-	if err != nil {
-		return err
-	}
-	used := reservations(services, tasks)
 	worker := node
 	worker.Role = "worker"
-	for _, s := range services {
-		if used[node.ID].Tasks[s.ID] == 0 || s.unfit(node, Reserved{}) != "" || s.unfit(worker, Reserved{}) == "" {
+	for _, s := range w.services {
+		if w.used[node.ID].Tasks[s.ID] == 0 || s.unfit(node, Reserved{}) != "" || s.unfit(worker, Reserved{}) == "" {
 			continue
 		}
 		place := false
-		for _, n := range nodes {
-			place = place || n.ID != node.ID && s.unfit(n, used[n.ID]) == ""
+		for _, n := range w.nodes {
+			place = place || n.ID != node.ID && s.unfit(n, w.used[n.ID]) == ""
 		}
 		if place {
 			plan.Facts = append(plan.Facts, s.Name+" moves to another manager")

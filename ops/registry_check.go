@@ -21,11 +21,7 @@ func (RegistryCheck) Needs() Role { return Viewer }
 
 // Ask tries them from this manager.
 func (RegistryCheck) Ask(ctx context.Context, r *Runner, _ Actor) (Answer, error) {
-	rs, err := ReadRegistries(ctx, r.Env.Swarm)
-	if err != nil {
-		return Answer{}, err
-	}
-	services, err := r.Env.Swarm.Services(ctx)
+	rs, services, err := registriesAndServices(ctx, r.Env.Swarm)
 	if err != nil {
 		return Answer{}, err
 	}

@@ -70,11 +70,7 @@ func (RegistryShowDefault) Needs() Role { return Viewer }
 
 // Ask names it, and the apps whose images are elsewhere.
 func (RegistryShowDefault) Ask(ctx context.Context, r *Runner, _ Actor) (Answer, error) {
-	rs, err := ReadRegistries(ctx, r.Env.Swarm)
-	if err != nil {
-		return Answer{}, err
-	}
-	services, err := r.Env.Swarm.Services(ctx)
+	rs, services, err := registriesAndServices(ctx, r.Env.Swarm)
 	if err != nil {
 		return Answer{}, err
 	}

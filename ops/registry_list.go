@@ -13,11 +13,7 @@ func (RegistryList) Needs() Role { return Viewer }
 // Ask lists them, the default first, and who pulls from each. It shows no
 // password.
 func (RegistryList) Ask(ctx context.Context, r *Runner, _ Actor) (Answer, error) {
-	rs, err := ReadRegistries(ctx, r.Env.Swarm)
-	if err != nil {
-		return Answer{}, err
-	}
-	services, err := r.Env.Swarm.Services(ctx)
+	rs, services, err := registriesAndServices(ctx, r.Env.Swarm)
 	if err != nil {
 		return Answer{}, err
 	}
@@ -53,4 +49,13 @@ func (RegistryList) Ask(ctx context.Context, r *Runner, _ Actor) (Answer, error)
 	nodes, err := r.Env.Swarm.Nodes(ctx)
 	rs.concerns(nodes, r.Env.SecretKey, &a)
 	return a, err
+}
+
+func registriesAndServices(ctx context.Context, swarm Swarm) (Registries, []Service, error) {
+	rs, err := ReadRegistries(ctx, swarm)
+	if err != nil {
+		return rs, nil, err
+	}
+	services, err := swarm.Services(ctx)
+	return rs, services, err
 }
