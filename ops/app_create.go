@@ -14,9 +14,6 @@ import (
 	"waggle/internal/secret"
 )
 
-// LabelReplicas holds how many replicas the first deploy of an app starts.
-const LabelReplicas = "waggle.replicas"
-
 // AppCreate makes an app: a service that a push deploys, or one with an image.
 type AppCreate struct {
 	App         string   `json:"app"`

@@ -168,9 +168,6 @@ func (a *AppEnv) Apply(ctx context.Context, run *Run) error {
 	return err
 }
 
-// LabelApp is on swarm secrets, with the name of the app that they are for.
-const LabelApp = "waggle.app"
-
 // Converge follows the restart of the tasks, and removes secrets that are of no
 // use any more.
 func (a *AppEnv) Converge(ctx context.Context, run *Run) (string, error) {

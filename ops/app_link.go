@@ -8,11 +8,6 @@ import (
 // appLabels are the labels that make a service deployable by a push.
 var appLabels = []string{LabelRepo, LabelBranch, LabelDockerfile, LabelContext, LabelPaths, LabelApprove}
 
-const (
-	LabelPaths   = "waggle.paths"   // only pushes that change these paths deploy the service
-	LabelApprove = "waggle.approve" // "push": a push waits for an approval
-)
-
 // AppLink makes a service deployable by pushes to a repository, or takes that away.
 type AppLink struct {
 	App    string `json:"app"`

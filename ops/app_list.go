@@ -133,9 +133,6 @@ func (s Service) problem(got Replicas) string {
 	return text
 }
 
-// LabelFreeze holds who froze an app's deploys, and why.
-const LabelFreeze = "waggle.freeze"
-
 // AppShow asks for one app.
 type AppShow struct{ App string }
 

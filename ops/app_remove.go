@@ -13,12 +13,15 @@ type AppRemove struct {
 	Volumes []string `json:"volumes,omitempty"` // to be removed as well
 
 	// Decided is set once the plan is about to be applied.
-	Decided *struct {
-		ID      string      `json:"id"`
-		Secrets []SecretRef `json:"secrets"`
-	} `json:"decided,omitempty"`
+	Decided *AppRemoval `json:"decided,omitempty"`
 
 	svc Service
+}
+
+// AppRemoval is what is removed.
+type AppRemoval struct {
+	ID      string      `json:"id"` // of the service
+	Secrets []SecretRef `json:"secrets"`
 }
 
 func (*AppRemove) Kind() string     { return "app-remove" }
@@ -94,10 +97,7 @@ func (r *AppRemove) own(s Service) []SecretRef {
 // Apply removes the service.
 func (r *AppRemove) Apply(ctx context.Context, run *Run) error {
 	if r.Decided == nil {
-		r.Decided = &struct {
-			ID      string      `json:"id"`
-			Secrets []SecretRef `json:"secrets"`
-		}{r.svc.ID, r.own(r.svc)}
+		r.Decided = &AppRemoval{r.svc.ID, r.own(r.svc)}
 		if err := run.Save(ctx); err != nil {
 			return redisAway(err)
 		}

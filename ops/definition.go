@@ -14,11 +14,6 @@ import (
 const (
 	captainFile = "captain-definition"
 	maxCaptain  = 64 << 10 // bytes; CapRover's own are a few hundred
-
-	// LabelBuildArg and a name hold a build argument: no others are given.
-	LabelBuildArg = "waggle.build-arg."
-	LabelTarget   = "waggle.target"   // the stage of the Dockerfile that is built
-	LabelPlatform = "waggle.platform" // os/arch that is built for
 )
 
 // definition is how the files of a commit become an image.

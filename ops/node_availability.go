@@ -13,18 +13,27 @@ type NodeAvailability struct {
 
 	// Decided is set once the plan is about to be applied: a drained node does not
 	// tell any more what ran there.
-	Decided *struct {
-		Moves []string `json:"moves"`
-		Stuck []string `json:"stuck"`
-	} `json:"decided,omitempty"`
+	Decided *NodeDrained `json:"decided,omitempty"`
 
 	node  Node
 	leave evacuation
 }
 
-func (a *NodeAvailability) Kind() string {
-	return "node-" + map[string]string{Active: "activate", Pause: "pause", Drain: "drain"}[a.To]
+// NodeDrained is what becomes of the services on a node that is drained.
+type NodeDrained struct {
+	Moves []string `json:"moves"`
+	Stuck []string `json:"stuck"` // without another place
 }
+
+// verb is how an availability is asked for.
+func verb(availability string) string {
+	if availability == Active {
+		return "activate"
+	}
+	return availability
+}
+
+func (a *NodeAvailability) Kind() string   { return "node-" + verb(a.To) }
 func (a *NodeAvailability) Target() string { return a.Node }
 func (*NodeAvailability) Needs() Role      { return Admin }
 
@@ -37,7 +46,7 @@ func (a *NodeAvailability) Plan(ctx context.Context, run *Run) (Plan, error) {
 	a.node = node
 	plan := Plan{Diffs: []Diff{{What: "availability", From: node.Availability, To: a.To}}}
 	if node.Availability != a.To {
-		plan.Undo = fmt.Sprintf("/node %s %s", map[string]string{Active: "activate", Pause: "pause", Drain: "drain"}[node.Availability], a.Node)
+		plan.Undo = fmt.Sprintf("/node %s %s", verb(node.Availability), a.Node)
 	}
 	if !node.up() {
 		plan.Warnings = append(plan.Warnings, fmt.Sprintf("%s is %s", node.Hostname, node.State))
@@ -55,11 +64,7 @@ func (a *NodeAvailability) Plan(ctx context.Context, run *Run) (Plan, error) {
 // Apply writes the availability, and nothing else.
 func (a *NodeAvailability) Apply(ctx context.Context, run *Run) error {
 	if a.To == Drain && a.Decided == nil {
-		a.Decided = new(struct {
-			Moves []string `json:"moves"`
-			Stuck []string `json:"stuck"`
-		})
-		a.Decided.Moves = a.leave.moves
+		a.Decided = &NodeDrained{Moves: a.leave.moves}
 		for _, s := range a.leave.stuck {
 			a.Decided.Stuck = append(a.Decided.Stuck, s.app)
 		}

@@ -106,12 +106,6 @@ func (r *Run) changeNode(ctx context.Context, id string, change NodeChange) erro
 	return Errorf(OutOfDate, "The node %s is changed by somebody else all the time", id)
 }
 
-// Labels of a node that are Waggle's: how it is reached over SSH.
-const (
-	LabelSSH     = "waggle.ssh"     // user@host:port
-	LabelHostKey = "waggle.hostkey" // algorithm and SHA256 fingerprint
-)
-
 // reachedAt says how a node is reached over SSH: as it was joined, or else at its
 // address in the swarm with the settings' user and port, and with any host key.
 func (n Node) reachedAt(d Address) (Address, HostKey) {

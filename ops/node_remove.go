@@ -112,18 +112,11 @@ func (r *NodeRemove) Plan(ctx context.Context, run *Run) (Plan, error) {
 	return plan, nil
 }
 
-// LabelManagedRegistry marks the service of a registry that Waggle runs, with the
-// registry's domain.
-const LabelManagedRegistry = "waggle.registry"
-
 // look finds out whether the node can be told to leave.
 func (r *NodeRemove) look(ctx context.Context, run *Run, plan *Plan) error {
 	ctx, cancel := context.WithTimeout(ctx, lookWithin)
 	defer cancel()
-	addr, key := r.node.reachedAt(run.SSH)
-	if key == (HostKey{}) {
-		key = r.HostKey
-	}
+	addr, key := r.reachedAt(run)
 	server, err := r.connect(ctx, run, addr, key)
 	if err != nil {
 		plan.Warnings = append(plan.Warnings, fmt.Sprintf("Waggle cannot log in to %s to have it leave (%s): type `docker swarm leave` there", r.node.Hostname, sentenceOf(err)))
@@ -145,6 +138,16 @@ func (r *NodeRemove) look(ctx context.Context, run *Run, plan *Plan) error {
 			Then("Correct the label %s of the node.", LabelSSH)
 	}
 	return nil
+}
+
+// reachedAt says how the node is reached over SSH, and with which host key: that
+// of its label, or that of the first look.
+func (r *NodeRemove) reachedAt(run *Run) (Address, HostKey) {
+	addr, key := r.node.reachedAt(run.SSH)
+	if key == (HostKey{}) {
+		key = r.HostKey
+	}
+	return addr, key
 }
 
 func (r *NodeRemove) connect(ctx context.Context, run *Run, addr Address, key HostKey) (Server, error) {
@@ -265,10 +268,7 @@ func (r *NodeRemove) demote(ctx context.Context, run *Run) error {
 func (r *NodeRemove) haveLeave(ctx context.Context, run *Run) error {
 	ctx, cancel := context.WithTimeout(ctx, leaveWithin)
 	defer cancel()
-	addr, key := r.node.reachedAt(run.SSH)
-	if key == (HostKey{}) {
-		key = r.HostKey
-	}
+	addr, key := r.reachedAt(run)
 	if key == (HostKey{}) {
 		return Errorf(Unavailable, "it could not be reached over SSH")
 	}

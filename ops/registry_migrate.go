@@ -10,9 +10,6 @@ import (
 	"github.com/distribution/reference"
 )
 
-// LabelMigrate, set to "no", has /registry migrate leave a service alone.
-const LabelMigrate = "waggle.migrate"
-
 // RegistryMigrate brings the images of apps to the default registry, one app
 // after the other, and has the apps run them from there.
 type RegistryMigrate struct {

@@ -29,10 +29,6 @@ const (
 	// elsewhere: the routing mesh has it on every node's loopback, which every
 	// engine trusts.
 	ManagedAddress = "127.0.0.1:5000"
-
-	// LabelManagedLogin has the sealed password of a registry that Waggle runs, so
-	// that a setup that was cut off can be gone on with.
-	LabelManagedLogin = "waggle.registry.login"
 )
 
 // RegistrySetup runs a registry as a service of the swarm, and adds it.

@@ -6,16 +6,6 @@ import (
 	"time"
 )
 
-// Labels of a service that are Waggle's.
-const (
-	LabelRepo       = "waggle.repo"       // clone URL; a push to it deploys the service
-	LabelBranch     = "waggle.branch"     // the branch that is deployed; the repository's default if not set
-	LabelDockerfile = "waggle.dockerfile" // path in the build context, "Dockerfile" if not set
-	LabelContext    = "waggle.context"    // the build context's directory in the repository, its root if not set
-	LabelChannel    = "waggle.channel"    // where its deploys are announced
-	LabelReleases   = "waggle.releases"   // JSON list of Release, newest first
-)
-
 // releasesKept is how many releases the label holds.
 const releasesKept = 10
 
