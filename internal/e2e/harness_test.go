@@ -33,7 +33,7 @@ const (
 )
 
 var (
-	shared = lab.Shared{Options: lab.Options{Nodes: 5, Spare: 2, Swarm: true}}
+	labs   = lab.Pool{Options: lab.Options{Nodes: 5, Spare: 2, Swarm: true}, Most: 2}
 	binary string
 )
 
@@ -54,7 +54,7 @@ func run(m *testing.M) int {
 			return 1
 		}
 	}
-	return shared.Run(m)
+	return labs.Run(m)
 }
 
 // bench is one Waggle with everything around it.
@@ -71,14 +71,21 @@ type bench struct {
 	waggle   *rig.Waggle
 }
 
-// start brings up a Waggle of this test's own on the shared swarm, and ends it
-// with the test.
-func start(t *testing.T, settings ...map[string]string) *bench {
+// free returns a lab for this test, which runs beside one on another lab.
+func free(t *testing.T) *lab.Lab {
 	t.Helper()
-	return startOn(t, shared.Get(t), settings...)
+	t.Parallel()
+	return labs.Get(t)
 }
 
-// startOn is start on a swarm of its own.
+// start brings up a Waggle of this test's own on a free lab, and ends it with the
+// test.
+func start(t *testing.T, settings ...map[string]string) *bench {
+	t.Helper()
+	return startOn(t, free(t), settings...)
+}
+
+// startOn is start on that lab.
 func startOn(t *testing.T, l *lab.Lab, settings ...map[string]string) *bench {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)

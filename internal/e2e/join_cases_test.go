@@ -12,7 +12,8 @@ import (
 // TestJoinRefused: whatever stands in the way of a join is named, with what to do,
 // before anybody is asked to approve it.
 func TestJoinRefused(t *testing.T) {
-	b := start(t, withSSH(shared.Get(t)))
+	l := free(t)
+	b := startOn(t, l, withSSH(l))
 	n := b.spares()[0]
 	pem, err := os.ReadFile(b.lab.SSHKey)
 	b.must(err)
@@ -72,7 +73,8 @@ func TestJoinRefused(t *testing.T) {
 
 // TestJoinAfterTheLook: what changes between the look and the click is noticed.
 func TestJoinAfterTheLook(t *testing.T) {
-	b := start(t, withSSH(shared.Get(t)))
+	l := free(t)
+	b := startOn(t, l, withSSH(l))
 	n := b.spares()[0]
 	b.say(ada, "/join-node "+n.Addr)
 	m := b.seesAbout(n.Addr, "waits for an approval")

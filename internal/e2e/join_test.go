@@ -85,7 +85,8 @@ func (b *bench) nodeState(name string) string {
 // TestNodeLife joins a worker and a manager over real SSH, has them run tasks,
 // and takes them out again.
 func TestNodeLife(t *testing.T) {
-	b := start(t, withSSH(shared.Get(t)))
+	l := free(t)
+	b := startOn(t, l, withSSH(l))
 	spare := b.spares()
 	worker, manager := spare[0], spare[1]
 
@@ -169,7 +170,8 @@ func TestNodeLife(t *testing.T) {
 
 // TestJoinOutlivesAKill kills Waggle in the middle of a join: the next takes it up.
 func TestJoinOutlivesAKill(t *testing.T) {
-	b := start(t, withSSH(shared.Get(t)))
+	l := free(t)
+	b := startOn(t, l, withSSH(l))
 	n := b.spares()[0]
 	b.say(ada, "/join-node "+n.Addr)
 	m := b.seesAbout(n.Addr, "waits for an approval")
@@ -189,7 +191,8 @@ func TestJoinOutlivesAKill(t *testing.T) {
 
 // TestJoinByHand joins with the command that Waggle shows to the asker alone.
 func TestJoinByHand(t *testing.T) {
-	b := start(t, withSSH(shared.Get(t)))
+	l := free(t)
+	b := startOn(t, l, withSSH(l))
 	n := b.spares()[0]
 	b.say(ada, "/join-node key")
 	contains(t, "the key", b.ws.Screen(channel, ada), "ssh-ed25519 ", ">> ~root/.ssh/authorized_keys")

@@ -257,8 +257,8 @@ func TestSecretKeyIsAnother(t *testing.T) {
 
 // TestRegistrySetup runs a registry in the swarm, twice, uses it, and prunes it.
 func TestRegistrySetup(t *testing.T) {
-	l := shared.Get(t)
-	b := start(t, map[string]string{"WAGGLE_REGISTRY_IMAGE": registryImage(t, l)})
+	l := free(t)
+	b := startOn(t, l, map[string]string{"WAGGLE_REGISTRY_IMAGE": registryImage(t, l)})
 	node := l.Nodes[1]
 	at := node.Addr + ":5004"
 	b.Cleanup(func() { b.removeManaged(node) })
@@ -388,6 +388,7 @@ func registryImage(t *testing.T, l *lab.Lab) string {
 // TestMigrateToACluster goes from one server with three apps, whose images are
 // nowhere else, to a cluster where all of them run on the other nodes.
 func TestMigrateToACluster(t *testing.T) {
+	t.Parallel()
 	l := lab.New(t, lab.Options{Nodes: 3, Spare: 2, Swarm: true})
 	b := startOn(t, l, withSSH(l))
 	b.noRegistries()

@@ -61,7 +61,7 @@ type stack struct {
 
 func newStack(t *testing.T) *stack {
 	t.Helper()
-	l := shared.Get(t)
+	l := free(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
 	t.Cleanup(cancel)
 	s := &stack{bench: &bench{T: t, ctx: ctx, lab: l}, dir: filepath.Join(t.TempDir(), "waggle")}

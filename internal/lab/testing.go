@@ -52,42 +52,66 @@ func start(t testing.TB, opts Options, started func(*Lab)) *Lab {
 	return l
 }
 
-// Shared is one lab for all tests of a package, started by the first that asks.
+// Pool has the labs of a package's tests, each for one test at a time. Tests that
+// run in parallel do so on different labs.
 //
-//	var shared = lab.Shared{Options: lab.Options{Swarm: true}}
+//	var labs = lab.Pool{Options: lab.Options{Swarm: true}}
 //
-//	func TestMain(m *testing.M) { os.Exit(shared.Run(m)) }
-type Shared struct {
+//	func TestMain(m *testing.M) { os.Exit(labs.Run(m)) }
+type Pool struct {
 	Options Options
+	Most    int // labs at once; 0 means 1
+
+	once  sync.Once
+	slots chan struct{} // one for each lab that a test may have
 
 	mu     sync.Mutex
-	lab    *Lab
+	idle   []*Lab
+	all    []*Lab
 	failed bool
 }
 
-// Get returns the lab. Tests that use it must leave it as they found it.
-func (s *Shared) Get(t testing.TB) *Lab {
+// Get returns a lab that is the test's own until it ends; it waits for one when all
+// are taken. A test leaves it as it found it.
+func (p *Pool) Get(t testing.TB) *Lab {
 	t.Helper()
 	Need(t)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.failed {
-		t.Fatal("the lab did not come up in an earlier test")
-	}
-	if s.lab == nil {
-		s.failed = true
-		start(t, s.Options, func(l *Lab) { s.lab, s.failed = l, false })
-	}
-	return s.lab
+	p.once.Do(func() { p.slots = make(chan struct{}, max(1, p.Most)) })
+	p.slots <- struct{}{}
+	t.Cleanup(func() { <-p.slots })
+	l := p.take(t)
+	t.Cleanup(func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.idle = append(p.idle, l)
+	})
+	return l
 }
 
-// Run runs the tests and closes the lab.
-func (s *Shared) Run(m *testing.M) int {
+// take returns a lab that no test has, and starts one if need be.
+func (p *Pool) take(t testing.TB) *Lab {
+	t.Helper()
+	p.mu.Lock() // while one starts too: they install packages and choose addresses
+	defer p.mu.Unlock()
+	if p.failed {
+		t.Fatal("a lab did not come up in an earlier test")
+	}
+	if n := len(p.idle); n > 0 {
+		l := p.idle[n-1]
+		p.idle = p.idle[:n-1]
+		return l
+	}
+	p.failed = true
+	return start(t, p.Options, func(l *Lab) { p.all, p.failed = append(p.all, l), false })
+}
+
+// Run runs the tests and closes the labs.
+func (p *Pool) Run(m *testing.M) int {
 	code := m.Run()
-	if s.lab != nil {
-		if err := s.lab.Close(); err != nil {
+	for _, l := range p.all {
+		if err := l.Close(); err != nil {
 			os.Stderr.WriteString(err.Error() + "\n")
-			return max(code, 1)
+			code = max(code, 1)
 		}
 	}
 	return code

@@ -22,9 +22,9 @@ import (
 )
 
 // These tests need a real swarm; they are skipped unless WAGGLE_LAB=1.
-var shared = lab.Shared{Options: lab.Options{Nodes: 2, Swarm: true, Spare: 1}}
+var labs = lab.Pool{Options: lab.Options{Nodes: 2, Swarm: true, Spare: 1}}
 
-func TestMain(m *testing.M) { os.Exit(shared.Run(m)) }
+func TestMain(m *testing.M) { os.Exit(labs.Run(m)) }
 
 // site is a swarm of one manager, and a server that may join it.
 type site struct {
@@ -37,7 +37,7 @@ type site struct {
 }
 
 func onLab(t *testing.T) *site {
-	l := shared.Get(t)
+	l := labs.Get(t)
 	s := &site{T: t, lab: l, manager: l.Manager(), spare: l.Nodes[1], servers: New(Options{KeyFile: l.SSHKey})}
 	signer, err := s.servers.key.signer(t.Context())
 	if err != nil {

@@ -15,14 +15,14 @@ import (
 	"waggle/ops/swarm"
 )
 
-var shared = lab.Shared{Options: lab.Options{Nodes: 1, Swarm: true}}
+var labs = lab.Pool{Options: lab.Options{Nodes: 1, Swarm: true}}
 
-func TestMain(m *testing.M) { os.Exit(shared.Run(m)) }
+func TestMain(m *testing.M) { os.Exit(labs.Run(m)) }
 
 // onLab returns a client beside a real engine, and the logins of its registries.
 func onLab(t *testing.T) (c *Client, l *lab.Lab, open, private ops.RegistryLogin) {
 	t.Helper()
-	l = shared.Get(t)
+	l = labs.Get(t)
 	engine, err := swarm.Dial(swarm.Options{Host: l.Manager().Host()})
 	if err != nil {
 		t.Fatal(err)

@@ -20,9 +20,9 @@ import (
 )
 
 // These tests need a real swarm; they are skipped unless WAGGLE_LAB=1.
-var shared = lab.Shared{Options: lab.Options{Swarm: true}}
+var labs = lab.Pool{Options: lab.Options{Swarm: true}}
 
-func TestMain(m *testing.M) { os.Exit(shared.Run(m)) }
+func TestMain(m *testing.M) { os.Exit(labs.Run(m)) }
 
 // real is the adapter on the lab's first manager.
 type real struct {
@@ -33,7 +33,7 @@ type real struct {
 }
 
 func onLab(t *testing.T) *real {
-	l := shared.Get(t)
+	l := labs.Get(t)
 	c, err := Dial(Options{Host: l.Manager().Host()})
 	if err != nil {
 		t.Fatal(err)
