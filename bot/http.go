@@ -22,7 +22,7 @@ import (
 const (
 	maxBody = 1 << 20 // Slack's own requests are a few kB
 	// ackWithin leaves room in the 3 s that Slack waits.
-	ackWithin = 2 * time.Second
+	ackWithin = 1500 * time.Millisecond
 )
 
 // reply is how to answer the asker of a slash command, kept with the request.
