@@ -136,7 +136,7 @@ func TestUnhealthyVersionIsNotNoticed(t *testing.T) {
 	repo := b.linked("pizza", 2, "--publish", "mode=host,published="+port+",target=8080", "--update-order", "start-first",
 		"--update-failure-action", "rollback", "--update-monitor", "3s")
 	web := b.dockerfile("1")
-	web["Dockerfile"] = fmt.Sprintf("FROM %s/busybox:1\nCOPY version /www/index.html\nHEALTHCHECK --interval=1s --retries=2 --timeout=1s CMD test \"$(cat /www/index.html)\" = 1\n"+
+	web["Dockerfile"] = fmt.Sprintf("FROM %s/busybox:1\nCOPY version /www/index.html\nHEALTHCHECK --interval=1s --retries=2 --timeout=10s CMD test \"$(cat /www/index.html)\" = 1\n"+
 		"CMD [\"busybox\", \"httpd\", \"-f\", \"-p\", \"8080\", \"-h\", \"/www\"]\n", b.lab.Private.Addr)
 	b.push(repo, web, "Bake a pizza")
 	b.sees(ada, "pizza runs release 1")
