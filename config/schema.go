@@ -156,6 +156,7 @@ webhooks:
   github:
     secret: [new-secret, old-secret]   # both are good while rotating
 git:
+  known_hosts_file: /etc/waggle/known_hosts   # what ssh-keyscan prints
   credentials:
     - host: github.com
       username: deploy

@@ -148,7 +148,7 @@ func newService(c config.Settings, log *slog.Logger) (_ *service, err error) {
 		Kinds: bot.Kinds(), Store: s.store, Authoriser: s.bot, Reporter: s.bot, Statuses: commitstatus.New(gitTokens(c.Git)), Log: log, Metrics: ops.NewMetrics(metrics),
 		ApprovalTTL: c.Approvals.TTL, ApproveOwn: c.Approvals.Self,
 		Changes: queue.New(s.store.Client(), queue.Options{Name: "changes", Concurrency: quickOperations, Poll: 25 * time.Millisecond, Log: log}),
-		Deploys: queue.New(s.store.Client(), queue.Options{Name: "deploys", Concurrency: deploysAtOnce, Poll: 100 * time.Millisecond, Log: log}),
+		Deploys: queue.New(s.store.Client(), queue.Options{Name: "deploys", Concurrency: deploysAtOnce, Poll: 25 * time.Millisecond, Log: log}),
 	}
 	s.bot.WorkFor(s.runner)
 
@@ -187,8 +187,9 @@ func sealingKey(c config.Settings) (secret.Key, error) {
 func newGit(c config.Git, log *slog.Logger) (*source.Git, error) {
 	git := &source.Git{
 		// The same place for every run, so that what a killed one left is found.
-		Dir: filepath.Join(os.TempDir(), "waggle-"+strconv.Itoa(os.Getuid())),
-		Log: log,
+		Dir:        filepath.Join(os.TempDir(), "waggle-"+strconv.Itoa(os.Getuid())),
+		KnownHosts: c.KnownHosts,
+		Log:        log,
 	}
 	for _, g := range c.Credentials {
 		git.Credentials = append(git.Credentials, source.Credential{Host: g.Host, Username: g.Username, Token: g.Token, KeyFile: g.SSHKeyFile})

@@ -256,18 +256,47 @@ func (b *bench) building(app, title string) workspace.Message {
 	return m
 }
 
-func TestKilledInTheMiddleOfABuild(t *testing.T) {
+// TestKilledAtAnyStep ends Waggle like a crash in the middle of each step of a
+// deploy. Started again, it finishes the deploy in the same message.
+func TestKilledAtAnyStep(t *testing.T) {
 	b := start(t)
-	repo := b.linked("pizza", 1)
-	sha := b.push(repo, b.slow("1", 5), "Bake slowly")
-	b.building("pizza", "Bake slowly")
-	b.waggle.Kill()
-	b.serve()
-	m := b.seesWithin(90*time.Second, ada, "pizza runs release 1 ("+sha[:7]+")")
-	if n := len(b.ws.Messages(channel, ada)); n != 1 {
-		t.Errorf("%d messages, want the one that was begun before the crash:\n%s", n, b.ws.Screen(channel, ada))
+	repo := b.linked("pizza", 1, brief, "--update-order", "start-first")
+	logged := func(line string) func() bool {
+		seen := b.waggle.Log()
+		return func() bool { return strings.Contains(b.waggle.Log()[len(seen):], line) }
 	}
-	contains(t, "the history", history(m), "Bake slowly")
+	steps := []struct {
+		name  string
+		begun func() func() bool
+	}{
+		{"clone", func() func() bool { return logged("msg=git verb=init") }},
+		{"build", func() func() bool { return logged("] RUN sleep") }},
+		{"push", func() func() bool { return logged("The push refers to") }},
+		{"update", func() func() bool {
+			before := b.image("pizza")
+			return func() bool { return b.image("pizza") != before }
+		}},
+	}
+	for i, step := range steps {
+		title := "Killed in " + step.name
+		begun := step.begun()
+		files := b.dockerfile(fmt.Sprint(i))
+		if step.name == "build" {
+			files = b.slow(fmt.Sprint(i), 3)
+		}
+		sha := b.push(repo, files, title)
+		b.eventually(step.name+" has begun", 30*time.Second, begun)
+		b.waggle.Kill()
+		b.serve()
+		m := b.seesWithin(60*time.Second, ada, fmt.Sprintf("pizza runs release %d (%s)", i+1, sha[:7]))
+		if n := len(b.ws.Messages(channel, ada)); n != i+1 {
+			t.Errorf("%s: %d messages, want one a deploy:\n%s", step.name, n, b.ws.Screen(channel, ada))
+		}
+		contains(t, "the message", history(m), title)
+		if r := b.releases("pizza"); len(r) != i+1 {
+			t.Errorf("%s: releases %+v", step.name, r)
+		}
+	}
 }
 
 func TestAppsSideBySideNewestFirst(t *testing.T) {

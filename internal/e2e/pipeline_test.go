@@ -4,12 +4,17 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"golang.org/x/crypto/ssh/knownhosts"
 
 	"waggle/internal/forge"
 )
@@ -220,4 +225,38 @@ func TestPrivateRepositoryByToken(t *testing.T) {
 			t.Errorf("the token is in the %s", what)
 		}
 	}
+}
+
+// TestPrivateRepositoryBySSH needs the server's host key to be known, and a deploy
+// key.
+func TestPrivateRepositoryBySSH(t *testing.T) {
+	b := start(t)
+	server := b.lab.Nodes[1]
+	private, err := forge.Start(b.ctx, forge.Options{Dir: t.TempDir(), WebhookURL: "http://" + b.addr + "/webhooks/github", Secret: webhookSecret,
+		SSH: "root@" + server.Addr, User: "mia", Password: "only for pushes"})
+	b.must(err)
+	t.Cleanup(func() { _ = private.Close() })
+	repo, err := private.Create(b.ctx, "acme/secret-pizza", forge.RepoOptions{Private: true})
+	b.must(err)
+	b.service("pizza", brief, "--label", "waggle.repo="+repo.SSHURL())
+	again := func(more map[string]string) {
+		b.stop()
+		maps.Copy(b.settings, more)
+		b.serve()
+	}
+
+	known := filepath.Join(t.TempDir(), "known_hosts")
+	b.must(os.WriteFile(known, nil, 0o600))
+	again(map[string]string{"WAGGLE_GIT_KNOWN_HOSTS_FILE": known, "WAGGLE_GIT_CREDENTIALS": fmt.Sprintf(`[{"host": %q, "ssh_key_file": %q}]`, server.Addr, b.lab.SSHKey)})
+	b.push(repo, b.dockerfile("1"), "Host key not known")
+	m := b.seesAbout("Host key not known", "the SSH host key of "+server.Addr+" is not known")
+	contains(t, "the way out", m.Plain(), "ssh-keyscan "+server.Addr, "git.known_hosts_file")
+
+	b.must(os.WriteFile(known, []byte(knownhosts.Line([]string{server.Addr}, server.HostKey())+"\n"), 0o600))
+	b.push(repo, b.dockerfile("2"), "With the deploy key")
+	b.sees(ada, "pizza runs release 1")
+	again(map[string]string{"WAGGLE_GIT_CREDENTIALS": ""})
+	b.push(repo, b.dockerfile("3"), "Without a key")
+	m = b.seesAbout("Without a key", "does not let Waggle read it")
+	contains(t, "the way out", m.Plain(), "git.credentials")
 }

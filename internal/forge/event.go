@@ -192,7 +192,6 @@ func (r *Repo) commit(ctx context.Context, sha string) (commit, error) {
 func (r *Repo) describe() repository {
 	owner, name, _ := strings.Cut(r.Name, "/")
 	host := strings.TrimPrefix(r.forge.url, "http://")
-	hostname, _, _ := strings.Cut(host, ":")
 	o := r.forge.account(owner)
 	o.Name, o.Email = owner, owner+"@example.com"
 	visibility := "public"
@@ -202,7 +201,7 @@ func (r *Repo) describe() repository {
 	return repository{
 		ID: r.id, Name: name, FullName: r.Name, Private: r.Private, Owner: o, HTMLURL: r.HTMLURL(), URL: r.HTMLURL(),
 		CreatedAt: r.created.Unix(), UpdatedAt: r.created.UTC().Truncate(time.Second), PushedAt: time.Now().Unix(),
-		GitURL: "git://" + host + "/" + r.Name + ".git", SSHURL: "git@" + hostname + ":" + r.Name + ".git", CloneURL: r.CloneURL(),
+		GitURL: "git://" + host + "/" + r.Name + ".git", SSHURL: r.SSHURL(), CloneURL: r.CloneURL(),
 		Visibility: visibility, DefaultBranch: r.DefaultBranch, MasterBranch: r.DefaultBranch,
 	}
 }

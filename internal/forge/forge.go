@@ -35,6 +35,9 @@ type Options struct {
 
 	// User and Password open private repositories.
 	User, Password string
+	// SSH is user@host of an SSH server on this machine that gives the repositories
+	// too; "" for one that is not there.
+	SSH string
 }
 
 // Forge is a running forge.

@@ -32,6 +32,15 @@ type Repo struct {
 // CloneURL is where Git clients find the repository.
 func (r *Repo) CloneURL() string { return r.forge.url + "/" + r.Name + ".git" }
 
+// SSHURL is how SSH clients find it. Only with Options.SSH somebody answers there.
+func (r *Repo) SSHURL() string {
+	if r.forge.opts.SSH != "" {
+		return "ssh://" + r.forge.opts.SSH + r.bare
+	}
+	host, _, _ := strings.Cut(strings.TrimPrefix(r.forge.url, "http://"), ":")
+	return "git@" + host + ":" + r.Name + ".git"
+}
+
 // HTMLURL is where a browser finds it, and how events name it.
 func (r *Repo) HTMLURL() string { return r.forge.url + "/" + r.Name }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -183,7 +184,7 @@ func (r *runner) failed(ctx context.Context, err error, what string) error {
 		e.Code, e.Sentence, e.Next = ops.Internal, "git is not installed where Waggle runs", "install git there"
 	case contains(f.stderr, "host key verification failed", "no matching host key"):
 		e.Sentence = fmt.Sprintf("the SSH host key of %s is not known, or is another than the known one", r.host)
-		e.Next = fmt.Sprintf("add the key of %s to the known hosts, after comparing it with the server's own", r.host)
+		e.Next = fmt.Sprintf("compare what `ssh-keyscan %s` prints with what the forge publishes, and add it to git.known_hosts_file", keyscan(r.host))
 	case contains(f.stderr, "unable to update url base", "returned error: 30", "http code 30"):
 		e.Sentence = fmt.Sprintf("%s moved: the server redirects to another address", r.name)
 		e.Next = "link the app to the new address"
@@ -205,6 +206,14 @@ func (r *runner) failed(ctx context.Context, err error, what string) error {
 		e.Sentence = fmt.Sprintf("git could not %s from %s", what, r.name)
 	}
 	return e
+}
+
+// keyscan are the arguments of ssh-keyscan for a host, with or without a port.
+func keyscan(host string) string {
+	if name, port, err := net.SplitHostPort(host); err == nil {
+		return "-p " + port + " " + name
+	}
+	return host
 }
 
 func contains(s string, words ...string) bool {
