@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os/exec"
@@ -17,14 +19,13 @@ import (
 
 const grace = "U0GRACE" // approves
 
-// joins has a server join by Waggle and by ssh, in turns, and leave again.
+// joins has a server join by Waggle, by ssh and by one call on its own engine's
+// socket, in turns, and leave again.
 func (b *bench) joins(ctx context.Context, i int) error {
-	both := []func(context.Context, *lab.Node) error{b.join, b.sshJoin}
-	if i%2 == 1 {
-		both[0], both[1] = both[1], both[0]
-	}
+	ways := []func(context.Context, *lab.Node) error{b.join, b.sshJoin, b.bareJoin}
 	n := b.lab.Nodes[3]
-	for _, join := range both {
+	for j := range ways {
+		join := ways[(i+j)%len(ways)]
 		ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
 		err := errors.Join(join(ctx, n), b.part(ctx, n))
 		cancel()
@@ -80,6 +81,47 @@ func (b *bench) sshJoin(ctx context.Context, n *lab.Node) error {
 	return nil
 }
 
+// bareJoin is the least that a join can take: its engine is told on the spot.
+func (b *bench) bareJoin(ctx context.Context, n *lab.Node) error {
+	token, err := b.docker(ctx, "swarm", "join-token", "--quiet", "worker")
+	if err != nil {
+		return err
+	}
+	body, err := json.Marshal(map[string]any{"ListenAddr": "0.0.0.0:2377", "JoinToken": strings.TrimSpace(token), "RemoteAddrs": []string{b.lab.Manager().Addr + ":2377"}})
+	if err != nil {
+		return err
+	}
+	client := on(n)
+	defer client.CloseIdleConnections()
+	began := time.Now()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://docker/swarm/join", bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		why, _ := io.ReadAll(resp.Body)
+		return fmt.Errorf("join: %s: %s", resp.Status, why)
+	}
+	if err := b.ready(ctx, n); err != nil {
+		return err
+	}
+	b.note(bareJoined, time.Since(began))
+	return nil
+}
+
+// on speaks to a node's engine on its socket.
+func on(n *lab.Node) *http.Client {
+	return &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", n.Socket)
+	}}}
+}
+
 // part takes the node out of the swarm again.
 func (b *bench) part(ctx context.Context, n *lab.Node) error {
 	if _, err := n.Docker(ctx, "swarm", "leave", "--force"); err != nil {
@@ -92,9 +134,7 @@ func (b *bench) part(ctx context.Context, n *lab.Node) error {
 // ready waits until the manager's engine says that a node is Ready, asking it
 // every 5 ms.
 func (b *bench) ready(ctx context.Context, n *lab.Node) error {
-	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", b.lab.Manager().Socket)
-	}}}
+	client := on(b.lab.Manager())
 	defer client.CloseIdleConnections()
 	for {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://docker/nodes", nil)
