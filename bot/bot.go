@@ -75,17 +75,22 @@ type Bot struct {
 // New returns a bot that has not spoken to Slack yet.
 func New(o Options) *Bot {
 	client := &http.Client{Timeout: 10 * time.Second}
-	opts := []slack.Option{slack.OptionHTTPClient(client), slack.OptionAppLevelToken(o.AppToken.Reveal())}
-	if o.APIURL != "" {
-		opts = append(opts, slack.OptionAPIURL(o.APIURL))
-	}
 	life, end := context.WithCancel(context.Background())
 	return &Bot{
-		opts: o, api: slack.New(o.Token.Reveal(), opts...), http: client,
+		opts: o, api: o.client(client), http: client,
 		every: editEvery, quiet: quiet, again: time.Second, soon: ackWithin, followEvery: 12 * time.Second,
 		life: life, end: end,
 		paces: map[string]*rate.Limiter{}, users: map[string]cachedUser{}, group: map[string]cachedGroup{},
 	}
+}
+
+// client speaks with Slack over an HTTP client.
+func (o Options) client(over *http.Client, more ...slack.Option) *slack.Client {
+	opts := append([]slack.Option{slack.OptionHTTPClient(over), slack.OptionAppLevelToken(o.AppToken.Reveal())}, more...)
+	if o.APIURL != "" {
+		opts = append(opts, slack.OptionAPIURL(o.APIURL))
+	}
+	return slack.New(o.Token.Reveal(), opts...)
 }
 
 // Close ends the answers that are under way. What Open returned has a Close of

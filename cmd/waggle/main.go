@@ -40,6 +40,7 @@ func subcommands() []subcommand {
 		{"serve", "[--config FILE]", "run the service", serve},
 		{"demo", "[--exit]", "show the main job on a real swarm on this machine, without a Slack account", runDemo},
 		{"manifest", "[--url URL]", "print the Slack app manifest", manifest},
+		{"doctor", "[--config FILE]", "check everything that serve needs, and say what to do about what is wrong", doctor},
 		{"ready", "[--url URL]", "ask a running service whether it is ready", ready},
 		{"version", "", "print version, commit, Go and API versions", version},
 	}

@@ -46,16 +46,7 @@ const (
 )
 
 func serve(ctx context.Context, args []string, _, stderr io.Writer) error {
-	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
-	file := flags.String("config", "", "settings file (default waggle.yaml if there is one)")
-	if err := parse(flags, args, stderr); err != nil {
-		return err
-	}
-	o := config.Options{File: *file, Explicit: *file != "", Env: os.Environ()}
-	if o.File == "" {
-		o.File = "waggle.yaml"
-	}
-	settings, err := config.Load(o)
+	settings, err := load("serve", args, stderr)
 	if err != nil {
 		return err
 	}
@@ -63,7 +54,25 @@ func serve(ctx context.Context, args []string, _, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	defer s.close()
+	if s.listener, err = net.Listen("tcp", settings.Listen); err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
 	return s.run(ctx)
+}
+
+// load reads the settings of a subcommand that has no other arguments.
+func load(subcommand string, args []string, stderr io.Writer) (config.Settings, error) {
+	flags := flag.NewFlagSet(subcommand, flag.ContinueOnError)
+	file := flags.String("config", "", "settings file (default waggle.yaml if there is one)")
+	if err := parse(flags, args, stderr); err != nil {
+		return config.Settings{}, err
+	}
+	o := config.Options{File: *file, Explicit: *file != "", Env: os.Environ()}
+	if o.File == "" {
+		o.File = "waggle.yaml"
+	}
+	return config.Load(o)
 }
 
 func newLog(l config.Log, w io.Writer) *slog.Logger {
@@ -90,8 +99,8 @@ type service struct {
 	server     *http.Server
 }
 
-// newService wires the parts and opens the listener. It connects to nothing:
-// parts that are away are waited for, and /readyz says which they are.
+// newService wires the parts. It connects to nothing: parts that are away are
+// waited for, and /readyz says which they are. The caller closes it.
 func newService(c config.Settings, log *slog.Logger) (_ *service, err error) {
 	s := &service{log: log, socket: c.Slack.SocketMode()}
 	defer func() {
@@ -164,9 +173,6 @@ func newService(c config.Settings, log *slog.Logger) (_ *service, err error) {
 		{"swarm", s.swarmReady, 0},
 		{"slack", s.bot.Check, 30 * time.Second},
 	}, now: time.Now})
-	if s.listener, err = net.Listen("tcp", c.Listen); err != nil {
-		return nil, fmt.Errorf("listen: %w", err)
-	}
 	s.server = &http.Server{
 		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
 		WriteTimeout: 60 * time.Second, IdleTimeout: 2 * time.Minute,
@@ -229,7 +235,6 @@ func (c checkouts) Checkout(ctx context.Context, url, commit, branch string) (st
 // run serves until ctx ends, then stops in good order: no new requests, running
 // operations put back where they can be taken up.
 func (s *service) run(ctx context.Context) error {
-	defer s.close()
 	if err := s.runner.Start(); err != nil {
 		return fmt.Errorf("start the queue: %w", err)
 	}
@@ -285,7 +290,8 @@ func (s *service) swarmReady(ctx context.Context) error {
 		return err
 	}
 	if info.Problem != "" {
-		return errors.New(info.Problem)
+		return ops.Errorf(ops.Unavailable, "%s", info.Problem).
+			Then("`docker swarm init` makes a swarm; or set docker.host to the engine of a manager whose swarm has its quorum.")
 	}
 	return nil
 }

@@ -101,6 +101,7 @@ func startOn(t *testing.T, l *lab.Lab, settings ...map[string]string) *bench {
 	b.must(err)
 	o := workspace.Example()
 	o.EventsURL = "http://" + b.addr + "/slack/events"
+	o.App.Scopes = append(workspace.DefaultScopes(), "chat:write.public")
 	b.ws, err = workspace.New(o)
 	b.must(err)
 	b.must(b.ws.Start())
