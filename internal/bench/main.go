@@ -35,12 +35,13 @@ func main() {
 	joins := flag.Bool("joins", false, "measure only how servers join")
 	deploys := flag.Bool("deploys", false, "measure only deploys")
 	large := flag.Bool("large", false, "measure only reading in a large swarm")
+	hooks := flag.Bool("webhooks", false, "measure only how pushes are accepted")
 	flag.Parse()
 	if *runs < 1 || *acks < 1 {
 		flag.Usage()
 		os.Exit(2)
 	}
-	if err := run(ctx, *runs, *acks, only{*joins, *deploys, *large}, os.Stdout); err != nil {
+	if err := run(ctx, *runs, *acks, only{*joins, *deploys, *large, *hooks}, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		stop()
 		os.Exit(1)
@@ -48,7 +49,7 @@ func main() {
 }
 
 // only says what alone is measured; everything when it is zero.
-type only struct{ joins, deploys, large bool }
+type only struct{ joins, deploys, large, webhooks bool }
 
 func run(ctx context.Context, runs, acks int, what only, out io.Writer) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Minute)
@@ -65,20 +66,33 @@ func run(ctx context.Context, runs, acks int, what only, out io.Writer) (err err
 	if text, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build waggle: %w\n%s", err, text)
 	}
-	l, err := lab.Start(ctx, lab.Options{Nodes: 4, Spare: 1, Swarm: true, Progress: func(s string) { say("lab: %s", s) }})
+	nodes := lab.Options{Nodes: 4, Spare: 1, Swarm: true, Progress: func(s string) { say("lab: %s", s) }}
+	if what.webhooks {
+		nodes.Nodes, nodes.Spare = 1, 0
+	}
+	l, err := lab.Start(ctx, nodes)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, l.Close()) }()
 	b := &bench{lab: l, only: what, binary: binary, dir: dir, got: map[figure][]float64{}}
-	if err := b.measure(ctx, runs, acks); err != nil {
-		return err
+	if !what.webhooks {
+		if err := b.measure(ctx, runs, acks); err != nil {
+			return err
+		}
+	}
+	if what.webhooks || what == (only{}) {
+		say("webhooks")
+		if err := b.webhooks(ctx, runs); err != nil {
+			return err
+		}
 	}
 	version, err := l.Manager().Docker(ctx, "version", "--format", "client {{.Client.Version}}, engine {{.Server.Version}}")
 	if err != nil {
 		return err
 	}
 	b.print(out, runs, acks, strings.TrimSpace(version))
+	b.printHooks(out)
 	return nil
 }
 
@@ -93,7 +107,8 @@ type bench struct {
 	dir    string
 	got    map[figure][]float64
 
-	only only
+	only      only
+	hookBytes int // of a delivery
 
 	ws       *workspace.Workspace
 	forge    *forge.Forge
