@@ -23,6 +23,11 @@ type Deploy struct {
 	App  string `json:"app"`
 	Push Push   `json:"push"` // by hand it is made once what was asked for is known
 
+	// Look says that the apps that follow the push were known from a while ago: they
+	// are to be looked at again, with the paths that the push changed.
+	Look  bool     `json:"look,omitempty"`
+	Files []string `json:"files,omitempty"`
+
 	// Hand says that somebody asks for it by hand: for Ref, which is a branch, tag or
 	// commit, "" for the branch that the app follows; or for the image From.
 	Hand bool   `json:"hand,omitempty"`
@@ -219,6 +224,12 @@ func (s Service) notFollowing(p Push) string {
 	if !s.follows(p) {
 		return fmt.Sprintf("%s is linked to another repository", s.Name)
 	}
+	return s.onOther(p)
+}
+
+// onOther says why a push to the service's repository does not deploy it: it is
+// to another branch; "" when it is not.
+func (s Service) onOther(p Push) string {
 	branch := s.Labels[LabelBranch]
 	if branch == "" {
 		branch = p.Default

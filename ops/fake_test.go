@@ -55,6 +55,7 @@ type fakeSwarm struct {
 	images       []ops.LocalImage
 	imagesGone   []string
 	down         error // every call fails with it
+	asks         int   // how often all services were read
 }
 
 func newFakeSwarm(services ...ops.Service) *fakeSwarm {
@@ -99,11 +100,19 @@ func (f *fakeSwarm) changes() []ops.Change {
 func (f *fakeSwarm) Services(context.Context) ([]ops.Service, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.asks++
 	var out []ops.Service
 	for _, name := range slices.Sorted(maps.Keys(f.services)) {
 		out = append(out, *f.services[name])
 	}
 	return out, f.down
+}
+
+// asked is how often all services were read.
+func (f *fakeSwarm) asked() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.asks
 }
 
 func (f *fakeSwarm) Service(_ context.Context, name string) (ops.Service, error) {

@@ -68,7 +68,9 @@ func (r *Runner) applyAndConverge(ctx context.Context, run *Run, stale bool) err
 			return err
 		}
 	}
-	if err := run.apply(ctx); err != nil {
+	err := run.apply(ctx)
+	r.links.forget() // whatever was changed
+	if err != nil {
 		return err
 	}
 	result, err := run.op.Converge(ctx, run)

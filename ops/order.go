@@ -1,7 +1,12 @@
 package ops
 
 import (
+	"context"
+	"encoding/json"
+	"fmt"
 	"slices"
+	"strconv"
+	"sync"
 	"time"
 )
 
@@ -17,7 +22,7 @@ type pushed struct {
 }
 
 // pushes are the last pushes of an app, in the order in which they came. They
-// are kept in Redis as "pushes:<app>".
+// are kept in Redis, see pushesKey.
 type pushes []pushed
 
 const (
@@ -29,6 +34,15 @@ const (
 func (l pushes) with(p pushed) pushes {
 	l = append(slices.Clone(l), p)
 	return l[max(0, len(l)-pushesMost):]
+}
+
+// last is the highest Seq.
+func (l pushes) last() int64 {
+	var n int64
+	for _, p := range l {
+		n = max(n, p.Seq)
+	}
+	return n
 }
 
 // has says whether a push like p is in the list.
@@ -155,4 +169,52 @@ func (l pushes) lead(branch, from, to string) bool {
 		}
 	}
 	return false
+}
+
+// noted is what Redis has of an app's pushes.
+type noted struct {
+	raw    []byte // as it is there; nil when there is nothing
+	all    pushes
+	newest int64 // the highest Seq of the app
+}
+
+func (r *Runner) readNoted(ctx context.Context, app string) (noted, error) {
+	values, err := r.Store.Values(ctx, pushesKey(app), newestKey(app))
+	if err != nil {
+		return noted{}, err
+	}
+	at := noted{raw: values[0]}
+	if at.raw != nil {
+		if err := json.Unmarshal(at.raw, &at.all); err != nil {
+			return noted{}, fmt.Errorf("decode the pushes of %s: %w", app, err)
+		}
+	}
+	if values[1] != nil {
+		if at.newest, err = strconv.ParseInt(string(values[1]), 10, 64); err != nil {
+			return noted{}, fmt.Errorf("decode %s: %w", newestKey(app), err)
+		}
+	}
+	return at, nil
+}
+
+// notes are what this process noted last of each app.
+type notes struct {
+	mu   sync.Mutex
+	last map[string]noted
+}
+
+func (n *notes) of(app string) (noted, bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	at, ok := n.last[app]
+	return at, ok
+}
+
+func (n *notes) put(app string, at noted) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.last == nil {
+		n.last = map[string]noted{}
+	}
+	n.last[app] = at
 }

@@ -2,8 +2,10 @@ package ops
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -21,36 +23,57 @@ type Job struct {
 // Accepted is what became of a push.
 type Accepted struct {
 	Jobs      []Job  // stored, each once; they are durable
+	Waits     bool   // it is stored itself, and is looked at when the swarm answers
 	Duplicate bool   // no jobs, because this very push was accepted before
 	Reason    string // why there are no jobs
 }
 
-// resolveTimeout bounds the look at a branch.
-const resolveTimeout = 4 * time.Second
+const (
+	// resolveTimeout bounds the look at a branch.
+	resolveTimeout = 4 * time.Second
+	// retryWait is the longest wait before what somebody else was faster with is
+	// tried again.
+	retryWait = 20 * time.Millisecond
+)
 
 // Deploy stores a deploy for every app that follows the pushed branch, unless
 // the pusher wants none, nothing that the app is made of has changed, or it is
-// known that the push is not the branch's newest (see judge).
+// known that the push is not the branch's newest (see judge). When the swarm does
+// not say which apps these are, the push itself is stored.
+//
+// Which apps follow which repository is not read for each push. But what was read
+// a while ago can only say yes, and the job that it says yes with looks again: at
+// its own app by its plan, at all others by lookAgain.
 //
 // When it returns an error the forge should send the push again: what is stored
 // already, which the result has, is a duplicate then.
 func (r *Runner) Deploy(ctx context.Context, push Push) (Accepted, error) {
-	services, err := r.Env.Swarm.Services(ctx)
-	if err != nil {
-		return Accepted{}, err
+	if known, ok := r.links.known(r.Env.Now()); ok {
+		out, err := r.offer(ctx, known.of(push), push, true)
+		if err != nil || len(out.Jobs) > 0 {
+			return out, err
+		}
 	}
+	now, err := r.readLinks(ctx)
+	if err != nil {
+		return r.keep(ctx, push, err)
+	}
+	return r.offer(ctx, now.of(push), push, false)
+}
+
+// offer has each of the services that are linked to a push's repository deployed,
+// unless there is a reason against it. earlier says that they were read a while ago:
+// then it does nothing but say yes.
+func (r *Runner) offer(ctx context.Context, linked []Service, push Push, earlier bool) (Accepted, error) {
 	var out Accepted
 	var others, reasons []string // why not: of apps on other branches, and of the others
 	duplicates := 0
-	for _, svc := range services {
-		if svc.Labels[LabelRepo] == "" || !svc.follows(push) {
-			continue
-		}
-		if reason := svc.notFollowing(push); reason != "" {
+	for _, svc := range linked {
+		if reason := svc.onOther(push); reason != "" {
 			others = append(others, reason)
 			continue
 		}
-		one, err := r.accept(ctx, svc, push)
+		one, err := r.accept(ctx, svc, push, earlier)
 		if err != nil {
 			return out, err
 		}
@@ -74,8 +97,11 @@ func (r *Runner) Deploy(ctx context.Context, push Push) (Accepted, error) {
 	return out, nil
 }
 
-// accept is Deploy for one app.
-func (r *Runner) accept(ctx context.Context, svc Service, push Push) (Accepted, error) {
+// errLook says that what was read a while ago is not enough to say yes.
+var errLook = errors.New("the swarm has to be asked")
+
+// accept is offer for one service.
+func (r *Runner) accept(ctx context.Context, svc Service, push Push, earlier bool) (Accepted, error) {
 	unwanted := push.Skip
 	if unwanted == "" {
 		var err error
@@ -83,93 +109,127 @@ func (r *Runner) accept(ctx context.Context, svc Service, push Push) (Accepted, 
 			r.Log.Warn("every push is deployed", "app", svc.Name, "err", err)
 		}
 	}
-	was, now, err := r.place(ctx, svc, push, unwanted)
+	was, now, err := r.place(ctx, svc, push, unwanted, earlier)
+	known := func() (Accepted, error) {
+		return Accepted{Duplicate: true, Reason: fmt.Sprintf("this push was accepted before, as job %s", now.Job)}, nil
+	}
 	switch {
+	case errors.Is(err, errLook):
+		return Accepted{}, nil
+	case errors.Is(err, queue.ErrDuplicate):
+		return known()
 	case err != nil:
 		return Accepted{}, err
 	case unwanted != "":
 		return Accepted{Reason: unwanted}, nil
+	case was == isNewer:
+		return Accepted{Jobs: []Job{{App: svc.Name, ID: now.Job}}}, nil
 	case was == isOlder:
 		return Accepted{Reason: fmt.Sprintf("%s has had a newer push than this one already; `/deploy %s %s` deploys it all the same", svc.Name, svc.Name, push.After)}, nil
-	case was == isSame && now.At.IsZero():
+	case now.At.IsZero():
 		return Accepted{Duplicate: true, Reason: fmt.Sprintf("%s runs %s already, or did", svc.Name, short(push.After))}, nil
-	case was == isSame && r.Env.Now().Sub(now.At) > queue.Retention-time.Hour:
+	case r.Env.Now().Sub(now.At) > queue.Retention-time.Hour:
 		// The queue does not know its id any more, or will not in a moment.
 		return Accepted{Duplicate: true, Reason: "this push was accepted before, on " + now.At.Format("2 January 2006")}, nil
 	}
-	// Also when the push is known: only the queue knows whether it was stored.
-	err = r.Submit(ctx, Request{
-		ID:      now.Job,
-		Actor:   Actor{Name: push.Pusher, Via: push.Provider},
-		Title:   push.title(),
-		Channel: svc.Labels[LabelChannel],
-		Seq:     now.Seq,
-	}, &Deploy{App: svc.Name, Push: push})
+	// Only the queue knows whether its job is there.
+	err = r.submit(ctx, pushRequest(svc, push, now), &Deploy{App: svc.Name, Push: push}, nil, true)
 	switch {
 	case errors.Is(err, queue.ErrDuplicate):
-		return Accepted{Duplicate: true, Reason: fmt.Sprintf("this push was accepted before, as job %s", now.Job)}, nil
+		return known()
 	case err != nil:
 		return Accepted{}, err
 	}
 	return Accepted{Jobs: []Job{{App: svc.Name, ID: now.Job}}}, nil
 }
 
-func pushesKey(app string) string { return "pushes:" + app }
+func pushRequest(svc Service, push Push, now pushed) Request {
+	return Request{ID: now.Job, Actor: Actor{Name: push.Pusher, Via: push.Provider}, Title: push.title(), Channel: svc.Labels[LabelChannel], Seq: now.Seq}
+}
 
-// place judges a push and notes it among the app's pushes, in one step for all
-// replicas. It returns what it is noted as: of a push that is the same as an
-// earlier one, that one.
-func (r *Runner) place(ctx context.Context, svc Service, push Push, unwanted string) (verdict, pushed, error) {
-	var was verdict
-	var now pushed
+// place judges a push and notes it among the app's pushes, with its job when it is
+// newer, in one step for all replicas. It returns what it is noted as: of a push
+// that is the same as an earlier one, that one.
+//
+// That a push is newer it may say by what it wrote itself the last time: the step
+// is done only if that is still there.
+func (r *Runner) place(ctx context.Context, svc Service, push Push, unwanted string, earlier bool) (verdict, pushed, error) {
 	var looked verdict // what the look at the branch came to
-	err := store.Update(ctx, r.Store, pushesKey(svc.Name), pushesKept, func(all *pushes) (bool, error) {
-		known := *all
-		if len(known) == 0 {
+	d := &Deploy{App: svc.Name, Push: push}
+	if earlier {
+		d.Look, d.Files = true, keptFiles(push)
+	}
+	at, own := r.noted.of(svc.Name)
+	for ; ; own = false {
+		var err error
+		if !own {
+			if at, err = r.readNoted(ctx, svc.Name); err != nil {
+				return "", pushed{}, err
+			}
+		}
+		known := at.all
+		if at.raw == nil {
 			known = svc.released()
 		}
-		now = pushed{Branch: push.Branch, Before: push.Before, After: push.After, PushedAt: push.PushedAt, At: r.Env.Now().UTC()}
-		if unwanted != "" {
-			if known.has(now) {
-				return false, nil
-			}
-			*all = known.with(now)
-			return true, nil
-		}
+		now := pushed{Branch: push.Branch, Before: push.Before, After: push.After, PushedAt: push.PushedAt, At: r.Env.Now().UTC()}
+		var was verdict
 		var which int
-		if was, which = judge(known, now); was == unclear {
+		if unwanted == "" {
+			was, which = judge(known, now)
+		}
+		switch {
+		case was == isNewer && at.raw != nil:
+		case own:
+			continue
+		case earlier:
+			return "", pushed{}, errLook
+		}
+		if was == unclear {
 			if looked == "" {
 				looked = r.lookAtBranch(ctx, svc, push)
 			}
 			was = looked
 		}
-		switch was {
-		case isSame:
-			again := now
+		note := now
+		switch {
+		case was == isNewer:
+			now.Seq = max(at.newest, known.last()) + 1
+			now.Job = fmt.Sprintf("deploy-%s-%s-%d", svc.Name, short(push.After), now.Seq)
+			note = now
+		case was == isSame:
 			now = known[which]
-			if now.alike(again) || now.At.IsZero() {
-				return false, nil
+			if now.alike(note) || now.At.IsZero() {
+				return was, now, nil
 			}
 			// Another push to the same commit: what is older than this is old.
-			again.Job, again.Seq, again.At = now.Job, now.Seq, now.At
-			*all = known.with(again)
-			return true, nil
-		case isOlder:
-			if known.has(now) {
-				return false, nil
-			}
-		case isNewer:
-			var err error
-			// After the list was read: so it is higher than every one in it.
-			if now.Seq, err = r.Store.Next(ctx, "seq"); err != nil {
-				return false, err
-			}
-			now.Job = fmt.Sprintf("deploy-%s-%s-%d", svc.Name, short(push.After), now.Seq)
+			note.Job, note.Seq, note.At = now.Job, now.Seq, now.At
+		case known.has(now): // older, or unwanted
+			return was, now, nil
 		}
-		*all = known.with(now)
-		return true, nil
-	})
-	return was, now, err
+		next := noted{all: known.with(note), newest: max(at.newest, note.Seq)}
+		if next.raw, err = json.Marshal(next.all); err != nil {
+			return "", pushed{}, err
+		}
+		swap := &store.Swap{Name: pushesKey(svc.Name), Old: at.raw, New: next.raw, TTL: pushesKept}
+		if was == isNewer {
+			err = r.submit(ctx, pushRequest(svc, push, now), d, swap, false)
+		} else {
+			_, err = r.Store.Do(ctx, store.Step{Swap: swap})
+		}
+		switch {
+		case err == nil:
+			r.noted.put(svc.Name, next)
+			return was, now, nil
+		case !errors.Is(err, store.ErrChanged):
+			return was, now, err
+		}
+		if own {
+			continue
+		}
+		if err := pause(ctx, rand.N(retryWait)); err != nil {
+			return "", pushed{}, fmt.Errorf("note a push to %s: others were always faster: %w", svc.Name, err)
+		}
+	}
 }
 
 // lookAtBranch decides about a push by where its branch is now. When that cannot

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -56,8 +57,12 @@ type record struct {
 // saver changes a record and makes the change durable.
 type saver func(ctx context.Context, change func(*record)) error
 
-func recordKey(id string) string     { return "op:" + id }
-func newestKey(target string) string { return "newest:" + target }
+func recordKey(id string) string { return "op:" + id }
+
+// What is changed in one step with the queue of deploys: the braces, which are in
+// the names of its keys too, have a Redis cluster keep all of it in one place.
+func newestKey(target string) string { return "newest:{deploys}:" + target } // the highest Seq of a target
+func pushesKey(app string) string    { return "pushes:{deploys}:" + app }
 
 // Runner takes operations from where they were asked for to where they are
 // done: the one mechanism behind every command and every push.
@@ -76,6 +81,8 @@ type Runner struct {
 	ApprovalTTL time.Duration // how long an operation waits for its approval
 	ApproveOwn  bool          // whether the asker may approve
 
+	links    linkReader
+	noted    notes
 	sweeping sync.WaitGroup
 	stop     context.CancelFunc
 }
@@ -120,31 +127,60 @@ func (r *Runner) Submit(ctx context.Context, req Request, op Operation) error {
 			return err
 		}
 	}
-	b, err := json.Marshal(op)
-	if err != nil {
-		return fmt.Errorf("encode %s: %w", op.Kind(), err)
+	if _, ordered := op.(Preparer); !ordered {
+		payload, err := r.encode(&req, op)
+		if err != nil {
+			return err
+		}
+		return r.Changes.Add(ctx, req.ID, payload)
 	}
-	req.Kind, req.Op, req.At = op.Kind(), b, r.Env.Now()
-	_, ordered := op.(Preparer)
-	if ordered && req.Seq == 0 {
-		if req.Seq, err = r.Store.Next(ctx, "seq"); err != nil {
+	for {
+		var newest int64
+		if err := r.Store.Get(ctx, newestKey(op.Target()), &newest); err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		req.Seq = newest + 1
+		err := r.submit(ctx, req, op, nil, false)
+		if !errors.Is(err, store.ErrChanged) {
+			return err
+		}
+		if err := pause(ctx, rand.N(retryWait)); err != nil {
 			return err
 		}
 	}
-	payload, err := json.Marshal(req)
+}
+
+// submit makes the request of a Preparer durable, which has its Seq, in one step
+// with the swap, if there is one. It returns store.ErrChanged when the Seq is not
+// the highest, unless the request was made before, again.
+func (r *Runner) submit(ctx context.Context, req Request, op Operation, swap *store.Swap, again bool) error {
+	payload, err := r.encode(&req, op)
 	if err != nil {
 		return err
 	}
-	if err := r.queueOf(op).Add(ctx, req.ID, payload); err != nil {
+	add, err := r.Deploys.Adding(ctx, req.ID, payload)
+	if err != nil {
 		return err
 	}
-	if ordered {
-		// After the job is durable: an older one may only give way to one that exists.
-		if _, err := r.Store.Raise(ctx, newestKey(op.Target()), req.Seq, queue.Retention); err != nil {
-			r.Log.Warn("older deploys that wait will run too", "target", op.Target(), "err", err)
-		}
+	// With the job, not before: an older one may only give way to one that exists.
+	newest := store.Raise{Name: newestKey(op.Target()), N: req.Seq, TTL: queue.Retention, Above: !again}
+	if done, err := r.Store.Do(ctx, store.Step{Swap: swap, Raise: &newest, Then: add}); err != nil || done {
+		return err
 	}
-	return nil
+	return queue.ErrDuplicate
+}
+
+// encode returns a request as it is kept.
+func (r *Runner) encode(req *Request, op Operation) ([]byte, error) {
+	req.Kind, req.At = op.Kind(), r.Env.Now()
+	b, err := json.Marshal(struct {
+		*Request
+		Op Operation `json:"op"` // in place of the Request's, which would have to be encoded before
+	}{req, op})
+	if err != nil {
+		return nil, fmt.Errorf("encode %s: %w", op.Kind(), err)
+	}
+	return b, nil
 }
 
 // handle does one job of a queue.
@@ -153,8 +189,11 @@ func (r *Runner) handle(ctx context.Context, payload []byte) error {
 	if err := json.Unmarshal(payload, &req); err != nil {
 		return fmt.Errorf("decode request: %w", err)
 	}
-	if req.Kind == kindDecision {
+	switch req.Kind {
+	case kindDecision:
 		return r.decide(ctx, req)
+	case kindPush:
+		return r.lookAtKept(ctx, req)
 	}
 	log := r.Log.With("op", req.ID, "kind", req.Kind)
 	lease, err := r.Store.Lock(ctx, "run:"+req.ID, store.Claim{Owner: req.ID, Reason: req.Kind})
@@ -175,6 +214,11 @@ func (r *Runner) handle(ctx context.Context, payload []byte) error {
 	op, err := r.decode(rec.Request)
 	if err != nil {
 		return err
+	}
+	if d, ok := op.(*Deploy); ok && d.Look && rec.State == "" {
+		if err := r.lookAgain(ctx, rec.Request, d); err != nil {
+			return err
+		}
 	}
 	decision := rec.Approved
 	if rec.State == Pending {

@@ -78,15 +78,18 @@ func (github) pushes(d delivery) ([]ops.Push, error) {
 		Provider: "github",
 		RepoURLs: distinct(r.CloneURL, r.SSHURL, r.GitURL, r.HTMLURL), Name: r.FullName,
 		Default:  cmp.Or(r.DefaultBranch, r.MasterBranch),
-		PushedAt: githubPushedAt(body),
+		PushedAt: githubPushedAt(r.PushedAt, body),
 		Pusher:   cmp.Or(p.Pusher.Name, p.Sender.Login),
 		Compare:  p.Compare,
 	}, c)
 }
 
-// githubPushedAt returns repository.pushed_at, a Unix time in push events and a
-// text in all others; zero if it is neither.
-func githubPushedAt(body []byte) time.Time {
+// githubPushedAt returns repository.pushed_at, a Unix time in push events, which
+// the payload type knows, and a text in all others; zero if it is neither.
+func githubPushedAt(seconds int64, body []byte) time.Time {
+	if seconds > 0 {
+		return time.Unix(seconds, 0).UTC()
+	}
 	var p struct {
 		Repository struct {
 			PushedAt json.RawMessage `json:"pushed_at"`
@@ -95,18 +98,9 @@ func githubPushedAt(body []byte) time.Time {
 	if json.Unmarshal(body, &p) != nil {
 		return time.Time{}
 	}
-	var seconds int64
 	var at time.Time
-	switch raw := p.Repository.PushedAt; {
-	case len(raw) == 0 || string(raw) == "null":
+	if raw := p.Repository.PushedAt; len(raw) == 0 || json.Unmarshal(raw, &at) != nil {
 		return time.Time{}
-	case json.Unmarshal(raw, &seconds) == nil:
-		if seconds <= 0 {
-			return time.Time{}
-		}
-		return time.Unix(seconds, 0).UTC()
-	case json.Unmarshal(raw, &at) == nil:
-		return at.UTC()
 	}
-	return time.Time{}
+	return at.UTC()
 }

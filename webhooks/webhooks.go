@@ -39,9 +39,10 @@ const (
 
 // Deployer stores deploys durably.
 type Deployer interface {
-	// Deploy stores a deploy job for every app that follows the pushed branch.
-	// It returns only when they are durable. On an error the result has the jobs
-	// that were stored nevertheless; they are duplicates then. It honours ctx.
+	// Deploy stores a deploy job for every app that follows the pushed branch, or
+	// the push itself when it cannot be known now which these are. It returns only
+	// when they are durable. On an error the result has the jobs that were stored
+	// nevertheless; they are duplicates then. It honours ctx.
 	Deploy(ctx context.Context, push ops.Push) (ops.Accepted, error)
 }
 
@@ -271,7 +272,7 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, line *[]slog.Att
 	if err != nil {
 		w.Header().Set("Retry-After", strconv.Itoa(int(retryAfter.Seconds())))
 		reason := "the deploy could not be stored and nothing was accepted, send it again"
-		if len(result.Jobs) > 0 {
+		if len(result.Jobs) > 0 || result.Waits {
 			reason = "not every deploy could be stored, send it again: those that were are known then"
 		}
 		return http.StatusServiceUnavailable, answer{Status: unavailable, Reason: reason}, err
@@ -280,7 +281,7 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, line *[]slog.Att
 	switch {
 	case result.Duplicate:
 		a.Status, code = duplicate, http.StatusOK
-	case len(result.Jobs) == 0:
+	case len(result.Jobs) == 0 && !result.Waits:
 		a.Status, code = ignore, http.StatusOK
 	default:
 		a.Status, code = queued, http.StatusAccepted
@@ -299,6 +300,7 @@ func (h *handler) deploy(ctx context.Context, pushes []ops.Push) (ops.Accepted, 
 	for _, push := range pushes {
 		result, err := h.Deploys.Deploy(ctx, push)
 		sum.Jobs = append(sum.Jobs, result.Jobs...)
+		sum.Waits = sum.Waits || result.Waits
 		if err != nil {
 			return sum, err
 		}

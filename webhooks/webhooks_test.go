@@ -21,6 +21,8 @@ import (
 	"testing"
 	"time"
 
+	payload "github.com/go-playground/webhooks/v6/github"
+
 	"waggle/internal/secret"
 	"waggle/ops"
 )
@@ -151,6 +153,10 @@ func TestAnswers(t *testing.T) {
 			return ops.Accepted{Duplicate: true, Jobs: []ops.Job{{App: "pizza", ID: "j1"}}}, nil
 		}, 200, "duplicate", "seen before"},
 
+		{"looked at later", func(*http.Request) {}, func(context.Context, ops.Push) (ops.Accepted, error) {
+			return ops.Accepted{Waits: true, Reason: "the swarm does not answer now"}, nil
+		}, 202, "queued", "does not answer now"},
+
 		{"no signature", func(r *http.Request) { r.Header.Del("X-Hub-Signature-256") }, nil, 401, "refused", "bad or missing signature"},
 		{"SHA-1 only", func(r *http.Request) {
 			r.Header.Del("X-Hub-Signature-256")
@@ -231,7 +237,7 @@ func TestAnswers(t *testing.T) {
 			if want := test.code == 202 || test.code == 503 || test.deploy != nil; deployed != want {
 				t.Errorf("Deploy called: %v, want %v", deployed, want)
 			}
-			if (test.code == 202) != (a.Status == "queued" && len(a.Jobs) == 1) {
+			if (test.code == 202) != (a.Status == "queued" && (len(a.Jobs) == 1 || a.Reason != "")) {
 				t.Errorf("jobs %v", a.Jobs)
 			}
 			if test.code == 503 && (res.Header.Get("Retry-After") == "" || len(a.Jobs) > 0) {
@@ -251,6 +257,23 @@ type errReader struct{}
 
 func (errReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 
+// What a delivery costs besides what is done with the push.
+func TestAllocationsOfADelivery(t *testing.T) {
+	push := fixture(t, "github-push.json")
+	h := newHandler(pizza)
+	got := testing.AllocsPerRun(100, func() {
+		w := httptest.NewRecorder()
+		if h.ServeHTTP(w, fromGitHub(push)); w.Code != http.StatusAccepted {
+			t.Fatal(w.Body)
+		}
+	})
+	making := testing.AllocsPerRun(100, func() { httptest.NewRecorder(); fromGitHub(push) })
+	const most = 230 // it was 199 of them
+	if got -= making; got > most {
+		t.Errorf("%.0f allocations, want at most %d", got, most)
+	}
+}
+
 // Storing has a deadline of its own.
 func TestDeployHasADeadline(t *testing.T) {
 	h := newHandler(deployer(func(ctx context.Context, p ops.Push) (ops.Accepted, error) {
@@ -267,7 +290,12 @@ func TestGitHubPushedAt(t *testing.T) {
 		"1530281075": "2018-06-29T14:04:35Z", `"2018-06-29T16:04:35+02:00"`: "2018-06-29T14:04:35Z",
 		"null": "", "0": "", "-5": "", `"soon"`: "", "{}": "",
 	} {
-		got := githubPushedAt([]byte(`{"repository":{"pushed_at":` + value + `}}`))
+		body := []byte(`{"repository":{"pushed_at":` + value + `}}`)
+		var p payload.PushPayload
+		if err := decode(body, &p); err != nil {
+			t.Fatal(err)
+		}
+		got := githubPushedAt(p.Repository.PushedAt, body)
 		if want == "" && !got.IsZero() || want != "" && got.Format(time.RFC3339) != want {
 			t.Errorf("pushed_at %s is %v, want %q", value, got, want)
 		}

@@ -11,6 +11,8 @@ import (
 
 	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
+
+	"waggle/ops/store"
 )
 
 // Retention is how long a finished job's id is remembered, so that the same job
@@ -41,6 +43,7 @@ type Queue struct {
 	name    string
 	log     *slog.Logger
 	client  *asynq.Client
+	asking  *asynq.Client // only says what it would do, see Adding
 	server  *asynq.Server
 	running context.Context // ends when the running jobs are to be interrupted
 	stop    context.CancelFunc
@@ -62,6 +65,7 @@ func New(rdb redis.UniversalClient, o Options) *Queue {
 		name:    o.Name,
 		log:     o.Log,
 		client:  asynq.NewClientFromRedisClient(rdb),
+		asking:  asynq.NewClientFromRedisClient(asked{rdb}),
 		running: running,
 		stop:    stop,
 		server: asynq.NewServerFromRedisClient(rdb, asynq.Config{
@@ -93,7 +97,11 @@ func retryDelay(n int, err error, _ *asynq.Task) time.Duration {
 
 // Add stores a job. When it returns nil the job is durable in Redis.
 func (q *Queue) Add(ctx context.Context, id string, payload []byte) error {
-	_, err := q.client.EnqueueContext(ctx, asynq.NewTask(taskType, payload),
+	return q.add(ctx, q.client, id, payload)
+}
+
+func (q *Queue) add(ctx context.Context, client *asynq.Client, id string, payload []byte) error {
+	_, err := client.EnqueueContext(ctx, asynq.NewTask(taskType, payload),
 		asynq.TaskID(id), asynq.Queue(q.name), asynq.Retention(Retention), asynq.MaxRetry(maxRetry), asynq.Timeout(longest))
 	if errors.Is(err, asynq.ErrTaskIDConflict) {
 		return ErrDuplicate
@@ -102,6 +110,38 @@ func (q *Queue) Add(ctx context.Context, id string, payload []byte) error {
 		return fmt.Errorf("queue %s: %w", id, err)
 	}
 	return nil
+}
+
+// Adding is what Add does, for somebody who does more in the same step: a script
+// that returns 0 when the job is a duplicate.
+func (q *Queue) Adding(ctx context.Context, id string, payload []byte) (*store.Script, error) {
+	script := new(store.Script)
+	if err := q.add(context.WithValue(ctx, scriptKey{}, script), q.asking, id, payload); err != nil {
+		return nil, err
+	}
+	if script.Text == "" {
+		return nil, fmt.Errorf("queue %s: asynq did not say how", id)
+	}
+	return script, nil
+}
+
+// asked is a Redis that runs no script: it notes it in the *store.Script of the
+// context. What asynq does once for a queue it does.
+type asked struct{ redis.UniversalClient }
+
+type scriptKey struct{}
+
+func (asked) EvalSha(ctx context.Context, _ string, _ []string, _ ...any) *redis.Cmd {
+	cmd := redis.NewCmd(ctx)
+	cmd.SetErr(redis.ErrNoScript) // so it says the script itself
+	return cmd
+}
+
+func (asked) Eval(ctx context.Context, text string, keys []string, args ...any) *redis.Cmd {
+	*ctx.Value(scriptKey{}).(*store.Script) = store.Script{Text: text, Keys: keys, Args: args}
+	cmd := redis.NewCmd(ctx)
+	cmd.SetVal(int64(1))
+	return cmd
 }
 
 // Start begins to take jobs.

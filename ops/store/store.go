@@ -8,10 +8,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -24,6 +24,8 @@ type Store struct {
 	rdb redis.UniversalClient
 	now func() time.Time
 	ttl time.Duration // of locks
+
+	steps sync.Map // shape to *redis.Script
 }
 
 // Open returns a store on the given Redis without connecting yet.
@@ -96,11 +98,6 @@ func (s *Store) Members(ctx context.Context, set string) ([]string, error) {
 	return s.rdb.SMembers(ctx, prefix+set).Result()
 }
 
-// Next returns the next number of a sequence, from 1.
-func (s *Store) Next(ctx context.Context, sequence string) (int64, error) {
-	return s.rdb.Incr(ctx, prefix+sequence).Result()
-}
-
 var raise = redis.NewScript(`
 local now = tonumber(redis.call("GET", KEYS[1]) or "0")
 if tonumber(ARGV[1]) > now then redis.call("SET", KEYS[1], ARGV[1], "EX", ARGV[2]); return tonumber(ARGV[1]) end
@@ -141,53 +138,6 @@ func (s *Store) Claim(ctx context.Context, list, member, name string, v any, ttl
 		return false, fmt.Errorf("encode %s: %w", name, err)
 	}
 	return claim.Run(ctx, s.rdb, []string{prefix + list, prefix + name, prefix + set}, member, b, int64(ttl.Seconds())).Bool()
-}
-
-var replace = redis.NewScript(`
-if (redis.call("GET", KEYS[1]) or "") ~= ARGV[1] then return 0 end
-redis.call("SET", KEYS[1], ARGV[2], "EX", ARGV[3])
-return 1`)
-
-// updateWait is the longest wait of an Update before it tries again.
-const updateWait = 20 * time.Millisecond
-
-// Update changes what is stored under name, the zero value if nothing is, as one
-// step for all who do: change is called again, until ctx ends, when somebody else
-// was faster. It says whether there is anything to store.
-func Update[T any](ctx context.Context, s *Store, name string, ttl time.Duration, change func(*T) (bool, error)) error {
-	for {
-		old, err := s.rdb.Get(ctx, prefix+name).Bytes()
-		if err != nil && !errors.Is(err, redis.Nil) {
-			return fmt.Errorf("read %s: %w", name, err)
-		}
-		var v T
-		if len(old) > 0 {
-			if err := json.Unmarshal(old, &v); err != nil {
-				return fmt.Errorf("decode %s: %w", name, err)
-			}
-		}
-		if write, err := change(&v); err != nil || !write {
-			return err
-		}
-		b, err := json.Marshal(v)
-		if err != nil {
-			return fmt.Errorf("encode %s: %w", name, err)
-		}
-		done, err := replace.Run(ctx, s.rdb, []string{prefix + name}, old, b, int64(ttl.Seconds())).Bool()
-		if err != nil {
-			return fmt.Errorf("store %s: %w", name, err)
-		}
-		if done {
-			return nil
-		}
-		wait := time.NewTimer(rand.N(updateWait))
-		select {
-		case <-ctx.Done():
-			wait.Stop()
-			return fmt.Errorf("store %s: others were always faster: %w", name, ctx.Err())
-		case <-wait.C:
-		}
-	}
 }
 
 var removeListed = redis.NewScript(`

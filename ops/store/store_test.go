@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -125,14 +126,9 @@ func TestSet(t *testing.T) {
 	})
 }
 
-func TestNextAndRaise(t *testing.T) {
+func TestRaise(t *testing.T) {
 	both(t, func(t *testing.T, o *redis.UniversalOptions) {
 		s, ctx := open(t, o), t.Context()
-		for want := int64(1); want <= 3; want++ {
-			if got, err := s.Next(ctx, "seq"); err != nil || got != want {
-				t.Errorf("%d, %v, want %d", got, err, want)
-			}
-		}
 		for _, tc := range []struct{ n, want int64 }{{3, 3}, {2, 3}, {3, 3}, {10, 10}, {9, 10}, {0, 10}, {-1, 10}} {
 			if got, err := s.Raise(ctx, "newest:pizza", tc.n, time.Minute); err != nil || got != tc.want {
 				t.Errorf("raised to %d: %d, %v, want %d", tc.n, got, err, tc.want)
@@ -236,52 +232,70 @@ func TestSchedule(t *testing.T) {
 	})
 }
 
-// TestUpdate has many change one thing at once.
-func TestUpdate(t *testing.T) {
+// TestStep has many change one thing at once, each of them with a number and a
+// script.
+func TestStep(t *testing.T) {
 	both(t, func(t *testing.T, o *redis.UniversalOptions) {
 		s, ctx := open(t, o), t.Context()
-		add := func(n int) error {
-			return Update(ctx, s, "list", time.Minute, func(l *[]int) (bool, error) { *l = append(*l, n); return true, nil })
+		push := &Script{Text: "redis.call('RPUSH', KEYS[1], ARGV[1])\nreturn tonumber(ARGV[2])", Keys: []string{prefix + "done"}}
+		step := func(old, new string, n int64, with string, does int) Step {
+			return Step{Swap: &Swap{Name: "list", Old: []byte(old), New: []byte(new), TTL: time.Minute}, Raise: &Raise{Name: "newest", N: n, TTL: time.Minute, Above: true},
+				Then: &Script{Text: push.Text, Keys: push.Keys, Args: []any{with, does}}}
 		}
 		var all sync.WaitGroup
 		for i := range 30 {
 			all.Go(func() {
-				if err := add(i); err != nil {
-					t.Error(err)
+				for {
+					now, err := s.Values(ctx, "list", "newest")
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					n, _ := strconv.ParseInt(string(now[1]), 10, 64)
+					done, err := s.Do(ctx, step(string(now[0]), string(now[0])+"x", n+1, fmt.Sprint(i), 1))
+					if errors.Is(err, ErrChanged) {
+						continue
+					}
+					if err != nil || !done {
+						t.Errorf("%v, %v", done, err)
+					}
+					return
 				}
 			})
 		}
 		all.Wait()
-		var got []int
-		if err := s.Get(ctx, "list", &got); err != nil || len(got) != 30 {
-			t.Fatalf("%v, %v", got, err)
+		has := func(list, newest string, done int64) {
+			t.Helper()
+			got, err := s.Values(ctx, "list", "newest", "nothing")
+			if err != nil || string(got[0]) != list || string(got[1]) != newest || got[2] != nil {
+				t.Errorf("%q, %v", got, err)
+			}
+			if n := s.rdb.LLen(ctx, prefix+"done").Val(); n != done {
+				t.Errorf("the script ran %d times, want %d", n, done)
+			}
 		}
+		whole := strings.Repeat("x", 30)
+		has(whole, "30", 30)
 		if ttl := s.rdb.TTL(ctx, prefix+"list").Val(); ttl <= 0 || ttl > time.Minute {
 			t.Errorf("it is kept for %s", ttl)
 		}
 
-		no := errors.New("no")
-		if err := Update(ctx, s, "list", time.Minute, func(l *[]int) (bool, error) { *l = nil; return false, nil }); err != nil {
-			t.Error(err)
+		for name, st := range map[string]Step{"another list": step("y", "z", 31, "no", 1), "no list": step("", "z", 31, "no", 1), "not above": step(whole, "z", 30, "no", 1)} {
+			if done, err := s.Do(ctx, st); done || !errors.Is(err, ErrChanged) {
+				t.Errorf("%s: %v, %v", name, done, err)
+			}
 		}
-		if err := Update(ctx, s, "list", time.Minute, func(l *[]int) (bool, error) { *l = nil; return true, no }); !errors.Is(err, no) {
-			t.Errorf("err = %v", err)
+		has(whole, "30", 30)
+		if done, err := s.Do(ctx, step(whole, "z", 31, "nothing to do", 0)); done || err != nil {
+			t.Errorf("%v, %v", done, err)
 		}
-		if err := s.Get(ctx, "list", &got); err != nil || len(got) != 30 {
-			t.Errorf("changed though it was not to be: %v, %v", got, err)
+		has(whole, "30", 31) // what the script did itself is its own matter
+		for _, st := range []Step{{Raise: &Raise{Name: "newest", N: 7, TTL: time.Minute}}, {Swap: step(whole, "z", 0, "", 0).Swap}} {
+			if done, err := s.Do(ctx, st); !done || err != nil {
+				t.Errorf("%v, %v", done, err)
+			}
 		}
-
-		// Somebody is always faster.
-		ctx, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
-		defer cancel()
-		n := 0
-		err := Update(ctx, s, "busy", time.Minute, func(*int) (bool, error) {
-			n++
-			return true, s.Put(context.WithoutCancel(ctx), "busy", n, time.Minute)
-		})
-		if !errors.Is(err, context.DeadlineExceeded) || n < 2 {
-			t.Errorf("after %d tries: %v", n, err)
-		}
+		has("z", "30", 31)
 	})
 }
 
@@ -291,9 +305,8 @@ func TestEveryKeyIsOurs(t *testing.T) {
 		s, ctx := open(t, o), t.Context()
 		_, err := s.Lock(ctx, "a", Claim{})
 		_, err2 := s.Raise(ctx, "b", 1, time.Minute)
-		_, err3 := s.Next(ctx, "c")
-		if err := errors.Join(err, err2, err3, s.Put(ctx, "d", 1, 0), s.Add(ctx, "e", "m"), s.Append(ctx, "f", 1, 10), s.Schedule(ctx, "g", "m", time.Now()), s.Ping(ctx),
-			Update(ctx, s, "h", time.Minute, func(*int) (bool, error) { return true, nil })); err != nil {
+		_, err3 := s.Do(ctx, Step{Swap: &Swap{Name: "c", New: []byte("1"), TTL: time.Minute}, Raise: &Raise{Name: "h", N: 1, TTL: time.Minute}})
+		if err := errors.Join(err, err2, err3, s.Put(ctx, "d", 1, 0), s.Add(ctx, "e", "m"), s.Append(ctx, "f", 1, 10), s.Schedule(ctx, "g", "m", time.Now()), s.Ping(ctx)); err != nil {
 			t.Fatal(err)
 		}
 		keys, err := s.rdb.Keys(ctx, "*").Result()
