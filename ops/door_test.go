@@ -121,7 +121,7 @@ func TestAllocationsOfAPush(t *testing.T) {
 		}
 	})
 	making := testing.AllocsPerRun(200, func() { n++; _ = nth(n) })
-	const most = 180 // it was 156 of them
+	const most = 200 // it was 156 of them, and 183 with the race detector
 	if got -= making; got > most {
 		t.Errorf("%.0f allocations, want at most %d", got, most)
 	}
