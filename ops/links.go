@@ -41,7 +41,7 @@ func (l links) of(p Push) []Service {
 const (
 	// linksGood is how long what was read of the links may say yes to a push.
 	linksGood = 30 * time.Second
-	// lookTimeout bounds the reading while a forge waits.
+	// lookTimeout bounds the reading: a forge waits.
 	lookTimeout = 3 * time.Second
 )
 
@@ -55,7 +55,11 @@ type linkReader struct {
 
 // readLinks asks Docker.
 func (r *Runner) readLinks(ctx context.Context) (links, error) {
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	limit := lookTimeout
+	if end, ok := ctx.Deadline(); ok {
+		limit = min(limit, time.Until(end)/2) // the push has still to be stored
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	k, began := &r.links, r.Env.Now()
 	k.mu.Lock()

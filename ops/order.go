@@ -19,6 +19,8 @@ type pushed struct {
 	Job      string    `json:"job,omitempty"` // its deploy; "" if it led to none
 	Seq      int64     `json:"seq,omitempty"` // of its deploy
 	At       time.Time `json:"at,omitzero"`   // when it came; zero for a release
+
+	encoded []byte // as encode has it, once it was
 }
 
 // pushes are the last pushes of an app, in the order in which they came. They
@@ -34,6 +36,25 @@ const (
 func (l pushes) with(p pushed) pushes {
 	l = append(slices.Clone(l), p)
 	return l[max(0, len(l)-pushesMost):]
+}
+
+// encode returns the list as JSON. What it did once for a push it keeps.
+func (l pushes) encode() ([]byte, error) {
+	out := []byte{'['}
+	for i := range l {
+		if l[i].encoded == nil {
+			b, err := json.Marshal(l[i])
+			if err != nil {
+				return nil, err
+			}
+			l[i].encoded = b
+		}
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = append(out, l[i].encoded...)
+	}
+	return append(out, ']'), nil
 }
 
 // last is the highest Seq.

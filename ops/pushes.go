@@ -2,7 +2,6 @@ package ops
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -207,7 +206,7 @@ func (r *Runner) place(ctx context.Context, svc Service, push Push, unwanted str
 			return was, now, nil
 		}
 		next := noted{all: known.with(note), newest: max(at.newest, note.Seq)}
-		if next.raw, err = json.Marshal(next.all); err != nil {
+		if next.raw, err = next.all.encode(); err != nil {
 			return "", pushed{}, err
 		}
 		swap := &store.Swap{Name: pushesKey(svc.Name), Old: at.raw, New: next.raw, TTL: pushesKept}
