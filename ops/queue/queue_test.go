@@ -138,6 +138,46 @@ func TestDoneOnce(t *testing.T) {
 	})
 }
 
+// TestAdding: a job that is added as a part of a step is as good as one of Add, and
+// as much of a duplicate.
+func TestAdding(t *testing.T) {
+	both(t, func(t *testing.T, o *redis.UniversalOptions) {
+		w, ctx := start(t, o, nil), t.Context()
+		s := store.Open(o)
+		t.Cleanup(func() { _ = s.Close() })
+		step := func(id, payload string) (bool, error) {
+			t.Helper()
+			add, err := w.Adding(ctx, id, []byte(payload))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s.Do(ctx, store.Step{Raise: &store.Raise{Name: "newest", N: 1, TTL: time.Minute}, Then: add})
+		}
+		if done, err := step("op1", "one"); !done || err != nil {
+			t.Fatalf("%v, %v", done, err)
+		}
+		w.wait(t, 1)
+		if done, err := step("op1", "other"); done || err != nil {
+			t.Errorf("again: %v, %v", done, err)
+		}
+		if err := w.Add(ctx, "op1", nil); !errors.Is(err, ErrDuplicate) {
+			t.Errorf("by Add: %v", err)
+		}
+		if err := w.Add(ctx, "op2", []byte("two")); err != nil {
+			t.Fatal(err)
+		}
+		if done, err := step("op2", "other"); done || err != nil {
+			t.Errorf("after Add: %v, %v", done, err)
+		}
+		w.wait(t, 2)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if got := fmt.Sprint(w.jobs); got != "[one two]" {
+			t.Errorf("done: %s", got)
+		}
+	})
+}
+
 // TestSideBySide: jobs run at once up to the concurrency, and each is taken by
 // one of two processes.
 func TestSideBySide(t *testing.T) {
