@@ -89,6 +89,17 @@ func appCommands() []Command {
 			},
 		},
 		{
+			Name: "/app", Verb: "build-secret", Usage: "<app> [set [NAME] | unset NAME] [--dry-run]",
+			Short:   "Secrets that an app's builds are given; values are hidden",
+			Example: []string{"/app build-secret pizza", "/app build-secret pizza set npm", "/app build-secret pizza unset npm"},
+			New:     func() ops.Operation { return new(ops.AppBuildSecret) },
+			Parse:   parseBuildSecret, Form: buildSecretForm(), Hide: true,
+			Ask: func(args Args) (ops.Question, error) {
+				app, err := parseApp(args.Words[0])
+				return ops.BuildSecretList{App: app}, err
+			},
+		},
+		{
 			Name: "/app", Verb: "set", Usage: "<app> <setting>=<value>… [--dry-run]",
 			Short:   "An app's limits, health check, placement, ports…",
 			Example: []string{"/app set pizza limit-memory=512m", `/app set pizza health="wget -qO- localhost/" health-interval=10s`, "/app set pizza branch=main"},
@@ -418,6 +429,61 @@ func secretForm() *Form {
 				return nil, map[string]string{"name": "A name has letters, digits and _, and begins with none of the digits."}, nil
 			}
 			return &ops.AppEnv{App: args.Words[0], Secrets: map[string]secret.Text{name: secret.Text(filled["value"])}}, nil, nil
+		},
+	}
+}
+
+func parseBuildSecret(args Args) (ops.Operation, error) {
+	if len(args.Words) == 0 {
+		return nil, ops.Errorf(ops.Invalid, "/app build-secret takes an app, and was given nothing")
+	}
+	app, err := parseApp(args.Words[0])
+	if err != nil {
+		return nil, err
+	}
+	if len(args.Words) == 1 {
+		return nil, errAsk
+	}
+	verb, names := args.Words[1], args.Words[2:]
+	for _, name := range names {
+		if strings.Contains(name, "=") || len(names) > 1 {
+			return nil, ops.Errorf(ops.Invalid, "/app build-secret %s takes one name, and no value: a secret is not typed where others read", app).Then("`/app build-secret %s set NAME` asks for the value.", app)
+		}
+		if err := ops.CheckBuildSecret(name); err != nil {
+			return nil, err
+		}
+	}
+	switch {
+	case verb == "set":
+		return nil, errForm
+	case verb != "unset":
+		return nil, ops.Errorf(ops.Invalid, "/app build-secret does not know %q", cut(verb, 40)).Then("It knows set and unset.")
+	case len(names) == 0:
+		return nil, ops.Errorf(ops.Invalid, "/app build-secret %s unset needs a name", app)
+	}
+	return &ops.AppBuildSecret{App: app, ID: names[0], Unset: true}, nil
+}
+
+// buildSecretForm asks for a build secret: it is never typed into a channel.
+func buildSecretForm() *Form {
+	return &Form{
+		Title: "Build secret", Submit: "Keep",
+		Fields: func(_ context.Context, _ *Bot, _ ops.Actor, args Args) ([]Field, error) {
+			name := ""
+			if len(args.Words) > 2 {
+				name = args.Words[2]
+			}
+			return []Field{
+				{Name: "name", Label: "Name", Value: name, Placeholder: "npm", Hint: "The Dockerfile mounts it with RUN --mount=type=secret,id=NAME and finds it in /run/secrets/NAME."},
+				{Name: "value", Label: "Value", Lines: true, Hint: "It is kept in the swarm, sealed with secret_key, and given to builds only: it is not in the image."},
+			}, nil
+		},
+		Read: func(_ context.Context, _ *Bot, args Args, filled map[string]string) (ops.Operation, map[string]string, error) {
+			name := strings.TrimSpace(filled["name"])
+			if err := ops.CheckBuildSecret(name); err != nil {
+				return nil, map[string]string{"name": plainSentence(err)}, nil
+			}
+			return &ops.AppBuildSecret{App: args.Words[0], ID: name, Value: secret.Text(filled["value"])}, nil, nil
 		},
 	}
 }

@@ -25,7 +25,7 @@ type Settings struct {
 	Slack     Slack       `koanf:"slack"`
 	Redis     Redis       `koanf:"redis"`
 	Docker    Docker      `koanf:"docker"`
-	SecretKey secret.Text `koanf:"secret_key" shown:"" doc:"32 random bytes in base64 (openssl rand -base64 32); seals registry passwords, required before the first registry is added"`
+	SecretKey secret.Text `koanf:"secret_key" shown:"" doc:"32 random bytes in base64 (openssl rand -base64 32); seals registry passwords and build secrets, required before the first of them is added"`
 	Swarm     Swarm       `koanf:"swarm"`
 	SSH       SSH         `koanf:"ssh"`
 	Webhooks  Webhooks    `koanf:"webhooks"`

@@ -3,6 +3,7 @@ package ops
 import (
 	"context"
 	"fmt"
+	"strings"
 )
 
 // appLabels are the labels that make a service deployable by a push.
@@ -69,6 +70,9 @@ func (l *AppLink) Plan(ctx context.Context, run *Run) (Plan, error) {
 		l.change.Unset = []string{LabelBranch}
 	}
 	plan.Facts = []string{"no task is restarted; the next push deploys it"}
+	if ids := svc.buildSecretIDs(); len(ids) > 0 {
+		plan.Facts = append(plan.Facts, fmt.Sprintf("its builds are given the %s %s", oneOrMore(len(ids), "secret", "secrets"), strings.Join(ids, ", ")))
+	}
 	plan.Undo = "/app unlink " + l.App
 	return plan, nil
 }

@@ -213,6 +213,9 @@ func (s Service) facts() []string {
 		}
 		add("secrets %s", strings.Join(names, ", "))
 	}
+	if ids := s.buildSecretIDs(); len(ids) > 0 {
+		add("build secrets %s (values are hidden)", strings.Join(ids, ", "))
+	}
 	if s.LimitCPU > 0 || s.LimitMemory > 0 || s.ReserveCPU > 0 || s.ReserveMemory > 0 {
 		limit := func(cpu, memory int64) string {
 			c, m := "no", "no"

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/distribution/reference"
+
+	"waggle/internal/secret"
 )
 
 // commitsShown is how many commits of a push its message shows.
@@ -48,7 +50,8 @@ type Deploy struct {
 	registries Registries
 	to         Registry // where the image is pushed; the zero one without a default registry
 	login      RegistryLogin
-	logins     []RegistryLogin // for base images
+	logins     []RegistryLogin        // for base images
+	secrets    map[string]secret.Text // for the build
 }
 
 func (*Deploy) Kind() string     { return "deploy" }
@@ -92,6 +95,11 @@ func (d *Deploy) Plan(ctx context.Context, run *Run) (Plan, error) {
 	warnings, err := d.logIn(ctx, run)
 	if err != nil {
 		return Plan{}, err
+	}
+	if d.Image == "" && d.From == "" {
+		if d.secrets, err = svc.buildSecrets(run.SecretKey); err != nil {
+			return Plan{}, err
+		}
 	}
 	releases, err := svc.Releases()
 	if err != nil {
@@ -299,10 +307,12 @@ func (d *Deploy) Prepare(ctx context.Context, run *Run) error {
 		ctx, cancel := context.WithTimeout(ctx, run.BuildTimeout)
 		defer cancel()
 		req := BuildRequest{Dir: dir, Context: how.Context, Dockerfile: how.Dockerfile, Text: how.Text, Tag: ref, Logins: d.logins,
-			Args: d.svc.buildArgs(), Target: d.svc.Labels[LabelTarget], Platform: d.svc.Labels[LabelPlatform]}
+			Args: d.svc.buildArgs(), Secrets: d.secrets, Target: d.svc.Labels[LabelTarget], Platform: d.svc.Labels[LabelPlatform]}
 		var last time.Time
 		var log buildLog
+		mask := d.masker()
 		err := run.Swarm.Build(ctx, req, func(line string) {
+			line = mask.Replace(line)
 			run.Log.Debug("build", "line", line)
 			log.add(line)
 			if now := run.Now(); now.Sub(last) >= time.Second {
@@ -313,8 +323,10 @@ func (d *Deploy) Prepare(ctx context.Context, run *Run) error {
 		detail("")
 		err = d.timedOut(ctx, err, "The build", run.BuildTimeout)
 		if e := new(Error); errors.As(err, &e) && e.Code == Failed {
-			mask := d.masker()
-			e.Log, e.Whole = mask.Replace(e.Log), mask.Replace(log.String())
+			e.Sentence, e.Log, e.Whole = mask.Replace(e.Sentence), mask.Replace(e.Log), log.String()
+			if e.Err != nil { // it is for the log, which nobody's secrets are for
+				e.Err = errors.New(mask.Replace(e.Err.Error()))
+			}
 		}
 		return err
 	})
@@ -369,10 +381,10 @@ func (l *buildLog) String() string {
 	return text
 }
 
-// masker replaces in a build's log what must not be seen: passwords of registries,
-// and what the app's environment hides.
+// masker replaces in a build's log what must not be seen: build secrets, passwords of
+// registries, and what the app's environment hides.
 func (d *Deploy) masker() *strings.Replacer {
-	var pairs []string
+	pairs := maskOf(d.secrets)
 	for _, l := range d.logins {
 		if len(l.Auth.Password) >= 4 {
 			pairs = append(pairs, l.Auth.Password.Reveal(), "<password of "+l.Domain+">")

@@ -10,12 +10,14 @@ const (
 	LabelTarget     = "waggle.target"     // the stage of the Dockerfile that is built
 	LabelPlatform   = "waggle.platform"   // os/arch that is built for
 	LabelBuildArg   = "waggle.build-arg." // and a name: a build argument; no others are given
-	LabelApprove    = "waggle.approve"    // "push": a push waits for an approval
-	LabelChannel    = "waggle.channel"    // where its deploys are announced
-	LabelFreeze     = "waggle.freeze"     // who froze its deploys, and why; on the swarm itself, those of all
-	LabelReleases   = "waggle.releases"   // JSON list of Release, newest first
-	LabelReplicas   = "waggle.replicas"   // how many replicas its first deploy starts
-	LabelMigrate    = "waggle.migrate"    // "no": /registry migrate leaves it alone
+	// LabelBuildSecret and a name is a secret that builds are given, sealed with secret_key.
+	LabelBuildSecret = "waggle.build-secret."
+	LabelApprove     = "waggle.approve"  // "push": a push waits for an approval
+	LabelChannel     = "waggle.channel"  // where its deploys are announced
+	LabelFreeze      = "waggle.freeze"   // who froze its deploys, and why; on the swarm itself, those of all
+	LabelReleases    = "waggle.releases" // JSON list of Release, newest first
+	LabelReplicas    = "waggle.replicas" // how many replicas its first deploy starts
+	LabelMigrate     = "waggle.migrate"  // "no": /registry migrate leaves it alone
 )
 
 // Labels of what else Waggle makes.

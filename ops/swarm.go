@@ -117,8 +117,9 @@ type BuildRequest struct {
 	Text       string // the Dockerfile itself, instead of a file
 	Tag        string // full reference to tag the image with
 	Args       map[string]string
-	Target     string // stage of the Dockerfile; "" is the last one
-	Platform   string // os/arch; "" is the engine's own
+	Secrets    map[string]secret.Text // by id, for RUN --mount=type=secret; in no layer of the image
+	Target     string                 // stage of the Dockerfile; "" is the last one
+	Platform   string                 // os/arch; "" is the engine's own
 	// Logins are the credentials for private base images. A registry is only ever
 	// given its own; of several at one domain, the one whose prefix is the longest
 	// of those that hold a base image.

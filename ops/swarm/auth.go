@@ -8,8 +8,12 @@ import (
 
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/session/auth"
+	"github.com/moby/buildkit/session/secrets"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
+	"waggle/internal/secret"
 	"waggle/ops"
 )
 
@@ -57,6 +61,24 @@ func (a baseAuth) of(host string) ops.RegistryAuth {
 		}
 	}
 	return ops.RegistryAuth{}
+}
+
+// buildSecrets answers the engine's question for a secret that a RUN mounts.
+type buildSecrets struct {
+	secrets.UnimplementedSecretsServer
+	values map[string]secret.Text // by id
+}
+
+// Register offers the answers in a build session.
+func (b buildSecrets) Register(s *grpc.Server) { secrets.RegisterSecretsServer(s, b) }
+
+// GetSecret returns the secret of that id.
+func (b buildSecrets) GetSecret(_ context.Context, req *secrets.GetSecretRequest) (*secrets.GetSecretResponse, error) {
+	value, ok := b.values[req.GetID()]
+	if !ok {
+		return nil, status.Error(codes.NotFound, "not found")
+	}
+	return &secrets.GetSecretResponse{Data: []byte(value.Reveal())}, nil
 }
 
 // baseImages returns the images that a Dockerfile builds from, as far as it says

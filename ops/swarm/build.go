@@ -90,6 +90,7 @@ func (c *Client) build(ctx context.Context, req ops.BuildRequest, dockerfile str
 	}
 	s.Allow(filesync.NewFSSyncProvider(filesync.StaticDirSource{"context": source, "dockerfile": files}))
 	s.Allow(baseAuth{logins: req.Logins, images: images})
+	s.Allow(buildSecrets{values: req.Secrets})
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -305,6 +306,9 @@ func (c *Client) buildFailed(ctx context.Context, err error, req ops.BuildReques
 	default:
 		e.Sentence = "The build failed: " + first
 	}
+	if m := noSecret.FindStringSubmatch(message); m != nil {
+		e.Next = fmt.Sprintf("Set the secret %s with `/app build-secret`", m[1])
+	}
 	fetching := isBase || step.step == "" || strings.Contains(step.step, "FROM ")
 	switch {
 	case strings.Contains(step.step+message, "docker.io/docker/dockerfile"):
@@ -330,6 +334,10 @@ func shorten(s string, n int) string {
 // ranProcess is how BuildKit, old and new, tells that a RUN failed. It repeats
 // the command, which the step's name has already.
 var ranProcess = regexp.MustCompile(`(?s)^(?:executor failed running \[.*\]|process ".*" did not complete successfully): (.*)$`)
+
+// noSecret is how BuildKit tells that a mounted secret, which the Dockerfile requires, was
+// not given.
+var noSecret = regexp.MustCompile(`secret ([A-Za-z0-9_][A-Za-z0-9_.-]*)(?: not found)?: not found`)
 
 // cleanBuild removes from a build's error what says nothing to a person.
 func cleanBuild(message string) string {

@@ -146,6 +146,8 @@ func TestWhyABuildFailed(t *testing.T) {
 			"The build failed: dockerfile parse error line 2: unknown instruction: FROBNICATE", ""},
 		"frontend": {"failed to solve with frontend gateway.v0: failed to do request: dial tcp: i/o timeout", "resolve image config for docker.io/docker/dockerfile:1",
 			"The build failed at resolve image config for docker.io/docker/dockerfile:1: failed to do request", "`# syntax=` line"},
+		"secret of an old engine": {"secret npm not found: not found", "[2/2] RUN make", "The build failed at [2/2] RUN make: secret npm not found", "Set the secret npm with `/app build-secret`"},
+		"secret of a new engine":  {"failed to solve: secret npm: not found", "[2/2] RUN make", "The build failed at [2/2] RUN make: secret npm: not found", "Set the secret npm with"},
 		"base refused": {"rpc error: code = Unknown desc = pulling from host r failed with status code [manifests 1]: 401 Unauthorized", "[internal] load metadata for r/base:1",
 			"The base image r/base:1 cannot be fetched: pulling from host r failed", "right credentials"},
 		"base unreachable": {"failed to do request: Head: dial tcp 1.2.3.4:443: connect: connection refused", "[internal] load metadata for r/base:1", "The base image r/base:1", "reaches the base image's registry"},
