@@ -1,5 +1,5 @@
-# Waggle's image: one static binary, and the programs it runs: git, and ssh for
-# git over SSH.
+# Waggle's image: one static binary, and the programs it runs: git, git-lfs, and
+# ssh for git over SSH.
 #
 #   docker build -t waggle --build-arg VERSION="$(git describe --tags --always)" .
 #
@@ -23,7 +23,7 @@ RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false \
 FROM debian:bookworm-slim
 RUN if ! command -v git || ! command -v ssh || ! [ -e /etc/ssl/certs/ca-certificates.crt ]; then \
       apt-get update && \
-      apt-get install -y --no-install-recommends git ca-certificates openssh-client && \
+      apt-get install -y --no-install-recommends git git-lfs ca-certificates openssh-client && \
       rm -rf /var/lib/apt/lists/*; \
     fi
 COPY --from=build /out/waggle /usr/local/bin/waggle

@@ -61,6 +61,9 @@ func check(s *Settings, add adder, bad map[string]bool) {
 		}
 	}
 	checkCredentials(s.Git.Credentials, add)
+	if s.Git.MaxSize < 1 || s.Git.MaxSize > 1<<20 {
+		add("git.max_size", "%d is out of range, write 1 to 1048576", s.Git.MaxSize)
+	}
 	if s.Build.Concurrency < 1 || s.Build.Concurrency > 64 {
 		add("build.concurrency", "%d is out of range, write 1 to 64", s.Build.Concurrency)
 	}

@@ -77,6 +77,7 @@ webhooks:
   github: {secret: [new, old]}
   bitbucket-server: {secret: one}
 git:
+  max_size: 512
   credentials:
   - {host: GitHub.com, username: bot, token: ghp_1}
   - {host: "git.example.com:3000", ssh_key_file: /keys/git}
@@ -98,6 +99,7 @@ log: {level: debug, format: json}
 	want.SSH = config.SSH{User: "waggle", Port: 2222, KeyFile: "/keys/id", Passphrase: "open"}
 	want.Webhooks.GitHub.Secret = []secret.Text{"new", "old"}
 	want.Webhooks.BitbucketServer.Secret = []secret.Text{"one"}
+	want.Git.MaxSize = 512
 	want.Git.Credentials = []config.GitCredential{{Host: "github.com", Username: "bot", Token: "ghp_1"}, {Host: "git.example.com:3000", SSHKeyFile: "/keys/git"}}
 	want.Build = config.Build{Concurrency: 4, Timeout: 90 * time.Minute}
 	want.Deploy.Timeout = 90 * time.Second
@@ -114,7 +116,7 @@ log: {level: debug, format: json}
 		"WAGGLE_SSH_USER=waggle", "WAGGLE_SSH_PORT=2222", "WAGGLE_SSH_KEY_FILE=/keys/id", "WAGGLE_SSH_PASSPHRASE=open",
 		"WAGGLE_WEBHOOKS_GITHUB_SECRET_FILE=/run/secrets/github", "WAGGLE_WEBHOOKS_BITBUCKET_SERVER_SECRET=one",
 		`WAGGLE_GIT_CREDENTIALS=[{"host":"GitHub.com","username":"bot","token":"ghp_1"},{"host":"git.example.com:3000","ssh_key_file":"/keys/git"}]`,
-		"WAGGLE_BUILD_CONCURRENCY=4", "WAGGLE_BUILD_TIMEOUT=1h30m", "WAGGLE_DEPLOY_TIMEOUT=90s", "WAGGLE_JOIN_TIMEOUT=30s",
+		"WAGGLE_GIT_MAX_SIZE=512", "WAGGLE_BUILD_CONCURRENCY=4", "WAGGLE_BUILD_TIMEOUT=1h30m", "WAGGLE_DEPLOY_TIMEOUT=90s", "WAGGLE_JOIN_TIMEOUT=30s",
 		"WAGGLE_ROLES_ADMINS=U0AAA", "WAGGLE_ROLES_OPERATORS=W0BBB, S0CCC", "WAGGLE_ROLES_VIEWERS=U0DDD",
 		"WAGGLE_APPROVALS_TTL=5m", "WAGGLE_APPROVALS_SELF=true", "WAGGLE_APPROVALS_SCALE_ABOVE=0",
 		"WAGGLE_REGISTRY_IMAGE=10.0.0.11:5000/registry:2", "WAGGLE_REGISTRY_DOMAIN=",
@@ -245,6 +247,7 @@ func TestProblems(t *testing.T) {
 		{"credential with both", "git: {credentials: [{host: github.com, token: x, ssh_key_file: y}]}", nil, "are both set"},
 		{"credential twice", "git: {credentials: [{host: g.com, token: x},{host: G.com, token: y}]}", nil, "git.credentials[1].host: is the same as in git.credentials[0]"},
 		{"credential's unknown key", "git: {credentials: [{host: g.com, token: x, usrname: y}]}", nil, "git.credentials[0].usrname: unknown key, did you mean git.credentials[0].username?"},
+		{"no size of a checkout", "git: {max_size: 0}", nil, "git.max_size: 0 is out of range"},
 		{"credentials not a list", "", []string{"WAGGLE_GIT_CREDENTIALS=github.com"}, "git.credentials: must be a list"},
 		{"credentials not YAML", "", []string{"WAGGLE_GIT_CREDENTIALS=[{"}, "git.credentials: is not YAML"},
 	} {

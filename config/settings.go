@@ -114,6 +114,7 @@ func (w Webhooks) Secrets() map[string][]secret.Text {
 type Git struct {
 	KnownHosts  string          `koanf:"known_hosts_file" doc:"host keys of the forges that are reached by SSH, as ssh-keyscan prints them" shown:"~/.ssh/known_hosts and /etc/ssh/ssh_known_hosts"`
 	Credentials []GitCredential `koanf:"credentials" doc:"for private repositories: a list of host, username, and token or ssh_key_file (in the environment as YAML or JSON)"`
+	MaxSize     int             `koanf:"max_size" default:"4096" doc:"most that one checkout takes on disk, in MB, with its submodules and its files in Git LFS"`
 }
 
 // GitCredential is what it takes to read the repositories of one host: a token

@@ -194,6 +194,7 @@ func newGit(c config.Git, log *slog.Logger) (*source.Git, error) {
 	git := &source.Git{
 		// The same place for every run, so that what a killed one left is found.
 		Dir:        filepath.Join(os.TempDir(), "waggle-"+strconv.Itoa(os.Getuid())),
+		Quota:      int64(c.MaxSize) << 20,
 		KnownHosts: c.KnownHosts,
 		Log:        log,
 	}

@@ -116,3 +116,16 @@ func (p *Pool) Run(m *testing.M) int {
 	}
 	return code
 }
+
+// NeedProgram installs the Debian package of a program that is not there, where labs may
+// run, and skips the test elsewhere.
+func NeedProgram(t testing.TB, program, pkg string) {
+	t.Helper()
+	if _, err := lookPath(program); err == nil {
+		return
+	}
+	Need(t)
+	if err := require(t.Context(), []tool{{program, pkg}}, t.Logf); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -35,6 +35,7 @@ type Git struct {
 	// KnownHosts is the file of host keys that SSH servers must match; empty
 	// means ssh's own files. A server whose key is not there is refused.
 	KnownHosts string
+	Quota      int64        // bytes of disk that one checkout may take, with what git keeps for it; 0 is no limit
 	Log        *slog.Logger // nil discards
 }
 
@@ -121,32 +122,49 @@ func (g *Git) Checkout(ctx context.Context, url, commit, branch string) (_ *Tree
 			g.logger().Warn("a failed checkout stays on disk", "err", closed)
 		}
 	}()
-	run := &runner{remote: r, root: root, log: g.logger()}
-	if err := run.init(ctx, t.Dir, len(commit) == 64); err != nil {
-		return nil, err
+	run := &runner{remote: r, dir: root, tree: t.Dir, log: g.logger()}
+	if err := os.Mkdir(t.Dir, 0o755); err != nil {
+		return nil, &ops.Error{Code: ops.Internal, Sentence: "No directory to fetch into", Err: err}
 	}
-	if err := run.fetch(ctx, commit, branch); err != nil {
-		return nil, err
+	ctx, stop := g.within(ctx, root, r.name)
+	err = g.fill(ctx, run, t, branch)
+	if large := stop(); large != nil {
+		err = large
 	}
-	if _, err := run.git(ctx, "checkout", "--quiet", "--force", "--detach", commit); err != nil {
-		return nil, run.failed(ctx, err, "check out "+short(commit))
-	}
-	head, err := run.git(ctx, "log", "-1", "--no-show-signature", "--encoding=UTF-8", "--format=%H%x00%s%x00%an%x00%cI", "HEAD")
 	if err != nil {
-		return nil, run.failed(ctx, err, "read "+short(commit))
+		return nil, err
 	}
-	fields := strings.Split(strings.TrimSpace(head), "\x00")
-	if len(fields) != 4 || fields[0] != commit {
-		return nil, ops.Errorf(ops.Internal, "git checked out another commit than %s", short(commit))
-	}
-	t.Subject, t.Author = fields[1], fields[2]
-	t.At, _ = time.Parse(time.RFC3339, fields[3])
-	for _, d := range []string{"git", "home"} { // only the files are needed from here on
+	// Only the files are needed from here on.
+	for _, d := range []string{"git", "home", "modules"} {
 		if err := os.RemoveAll(filepath.Join(root, d)); err != nil {
 			return nil, &ops.Error{Code: ops.Internal, Sentence: "The checkout cannot be tidied", Err: err}
 		}
 	}
 	return t, nil
+}
+
+// fill fetches the commit into the tree, with its submodules, and reads about it.
+func (g *Git) fill(ctx context.Context, run *runner, t *Tree, branch string) error {
+	if err := run.init(ctx, len(t.Commit) == 64); err != nil {
+		return err
+	}
+	if err := run.fetch(ctx, t.Commit, branch); err != nil {
+		return err
+	}
+	if err := run.checkout(ctx, t.Commit); err != nil {
+		return err
+	}
+	head, err := run.git(ctx, "log", "-1", "--no-show-signature", "--encoding=UTF-8", "--format=%H%x00%s%x00%an%x00%cI", "HEAD")
+	if err != nil {
+		return run.failed(ctx, err, "read "+short(t.Commit))
+	}
+	fields := strings.Split(strings.TrimSpace(head), "\x00")
+	if len(fields) != 4 || fields[0] != t.Commit {
+		return ops.Errorf(ops.Internal, "git checked out another commit than %s", short(t.Commit))
+	}
+	t.Subject, t.Author = fields[1], fields[2]
+	t.At, _ = time.Parse(time.RFC3339, fields[3])
+	return g.submodules(ctx, run, 0, new(int))
 }
 
 // Resolve returns the full hash of the commit that a branch or tag, or a full
@@ -169,7 +187,7 @@ func (g *Git) Resolve(ctx context.Context, url, ref string) (string, error) {
 	}
 	defer lock.Close()
 	defer os.RemoveAll(root)
-	run := &runner{remote: r, root: root, log: g.logger()}
+	run := &runner{remote: r, dir: root, log: g.logger()}
 	names := []string{"refs/heads/" + ref, "refs/tags/" + ref + "^{}", "refs/tags/" + ref} // the first that is there
 	if ref == "" {
 		names = []string{"HEAD"}

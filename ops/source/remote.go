@@ -3,6 +3,7 @@ package source
 import (
 	"encoding/base64"
 	"net/url"
+	"os/exec"
 	"regexp"
 	"strconv"
 	"strings"
@@ -89,6 +90,17 @@ func notAnAddress() error {
 
 func sameHost(a, b string) bool { return a != "" && strings.EqualFold(a, b) }
 
+// protocols are what git may speak to get at the remote.
+func (r *remote) protocols() string {
+	switch {
+	case r.ssh:
+		return "ssh"
+	case r.scheme == "http" || r.scheme == "https":
+		return "https:http"
+	}
+	return r.scheme
+}
+
 // config is the Git configuration that a run gets by its environment, where
 // other processes' users can't read it.
 func (r *remote) config() []string {
@@ -103,6 +115,7 @@ func (r *remote) config() []string {
 		"http.lowSpeedLimit", "1000", // bytes a second,
 		"http.lowSpeedTime", "30", // for that many seconds: the server hangs
 	}
+	config = append(config, r.lfs()...)
 	if token := r.basic(); token != "" {
 		config = append(config,
 			"http."+r.scheme+"://"+r.host+"/.extraHeader", "Authorization: Basic "+token,
@@ -110,6 +123,31 @@ func (r *remote) config() []string {
 			"http.followRedirects", "false")
 	}
 	return config
+}
+
+// lfs is the configuration for files in Git LFS, which git has its own program for. The
+// address is fixed: a .lfsconfig in the repository could name any server. Without the
+// program a checkout of such files fails, for the few lines that stand for a large file
+// would make a wrong image.
+// Source: https://github.com/git-lfs/git-lfs/blob/main/docs/api/server-discovery.md
+func (r *remote) lfs() []string {
+	if _, err := exec.LookPath("git-lfs"); err != nil {
+		return []string{"filter.lfs.smudge", "false", "filter.lfs.required", "true"}
+	}
+	url := r.url
+	if r.scheme == "http" || r.scheme == "https" {
+		at, query, _ := strings.Cut(strings.TrimSuffix(url, "/"), "?")
+		if url = strings.TrimSuffix(at, ".git") + ".git/info/lfs"; query != "" {
+			url += "?" + query
+		}
+	}
+	return []string{
+		"filter.lfs.process", "git-lfs filter-process",
+		"filter.lfs.smudge", "git-lfs smudge -- %f",
+		"filter.lfs.required", "true",
+		"lfs.url", url,
+		"lfs.skipDownloadErrors", "false",
+	}
 }
 
 // basic is the value of the Authorization header, "" without a token.

@@ -21,19 +21,18 @@ import (
 // them are.
 const deepen = "50"
 
-// runner runs git for one checkout.
+// runner runs git for one repository.
 type runner struct {
 	*remote
-	root string
+	dir  string // what git keeps
+	tree string // the files
 	log  *slog.Logger
 }
 
 // init makes the repository, its files apart from it.
-func (r *runner) init(ctx context.Context, tree string, sha256 bool) error {
-	for _, d := range []string{tree, filepath.Join(r.root, "home")} {
-		if err := os.Mkdir(d, 0o755); err != nil {
-			return &ops.Error{Code: ops.Internal, Sentence: "No directory to fetch into", Err: err}
-		}
+func (r *runner) init(ctx context.Context, sha256 bool) error {
+	if err := os.MkdirAll(filepath.Join(r.dir, "home"), 0o755); err != nil {
+		return &ops.Error{Code: ops.Internal, Sentence: "No directory to fetch into", Err: err}
 	}
 	args := []string{"init", "--quiet", "--template="}
 	if sha256 {
@@ -46,7 +45,7 @@ func (r *runner) init(ctx context.Context, tree string, sha256 bool) error {
 }
 
 // fetch gets the commit: by its hash, or where the server refuses that, with
-// the branch that has it.
+// the branch that has it; "*" is any branch.
 func (r *runner) fetch(ctx context.Context, commit, branch string) error {
 	options := []string{"fetch", "--quiet", "--no-tags", "--no-recurse-submodules", "--no-write-fetch-head"}
 	_, err := r.git(ctx, append(options, "--depth=1", "--", r.url, commit)...)
@@ -59,6 +58,9 @@ func (r *runner) fetch(ctx context.Context, commit, branch string) error {
 	if branch != "" {
 		r.log.Info("the server gives no commit by its hash: fetching the branch", "repo", r.name, "branch", branch)
 		ref := "refs/heads/" + branch + ":refs/heads/fetched"
+		if branch == "*" {
+			ref += "/*"
+		}
 		for _, depth := range []string{"--depth=" + deepen, "--unshallow"} {
 			_, err = r.git(ctx, append(options, "--force", depth, "--", r.url, ref)...)
 			if depth == "--unshallow" && err != nil && strings.Contains(err.Error(), "complete repository") {
@@ -75,7 +77,7 @@ func (r *runner) fetch(ctx context.Context, commit, branch string) error {
 			}
 		}
 		if err != nil && !refusesHash(err) {
-			return r.failed(ctx, err, "fetch "+branch)
+			return r.failed(ctx, err, "fetch the branch "+branch)
 		}
 		if ctx.Err() != nil {
 			return r.failed(ctx, ctx.Err(), "fetch "+branch)
@@ -88,6 +90,14 @@ func (r *runner) fetch(ctx context.Context, commit, branch string) error {
 		gone.Err, gone.Log = f, f.log()
 	}
 	return gone
+}
+
+// checkout brings the files of a commit that was fetched into the tree.
+func (r *runner) checkout(ctx context.Context, commit string) error {
+	if _, err := r.git(ctx, "checkout", "--quiet", "--force", "--detach", commit); err != nil {
+		return r.failed(ctx, err, "check out "+short(commit))
+	}
+	return nil
 }
 
 // refusesHash says whether a server has no such commit, or doesn't give one by
@@ -117,7 +127,7 @@ func (f *failure) log() string {
 // all it started are killed. Errors are *failure.
 func (r *runner) git(ctx context.Context, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, "git", args...)
-	cmd.Dir = r.root
+	cmd.Dir = r.dir
 	cmd.Env = r.env()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
@@ -140,10 +150,10 @@ func (r *runner) git(ctx context.Context, args ...string) (string, error) {
 // user's Git configuration, and the credentials where no other user sees them.
 func (r *runner) env() []string {
 	env := []string{
-		"HOME=" + filepath.Join(r.root, "home"), // no .netrc either
+		"HOME=" + filepath.Join(r.dir, "home"), // no .netrc either
 		"LC_ALL=C",
-		"GIT_DIR=" + filepath.Join(r.root, "git"),
-		"GIT_WORK_TREE=" + filepath.Join(r.root, "tree"),
+		"GIT_DIR=" + filepath.Join(r.dir, "git"),
+		"GIT_WORK_TREE=" + r.tree,
 		"GIT_CONFIG_NOSYSTEM=1",
 		"GIT_CONFIG_SYSTEM=/dev/null",
 		"GIT_CONFIG_GLOBAL=/dev/null",
@@ -151,7 +161,7 @@ func (r *runner) env() []string {
 		"GIT_TERMINAL_PROMPT=0",
 		"GIT_ASKPASS=",
 		"SSH_ASKPASS=",
-		"GIT_ALLOW_PROTOCOL=https:http:ssh:git:file",
+		"GIT_ALLOW_PROTOCOL=" + r.protocols(),
 		"GIT_SSH_COMMAND=" + r.sshCommand(),
 	}
 	for _, k := range []string{"PATH", "TMPDIR", "http_proxy", "https_proxy", "no_proxy", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY",
@@ -175,13 +185,22 @@ func (r *runner) failed(ctx context.Context, err error, what string) error {
 		f = &failure{verb: what, err: err}
 	}
 	e := &ops.Error{Code: ops.Failed, Log: f.log(), Err: err}
+	var large *ops.Error
 	switch {
+	case errors.As(context.Cause(ctx), &large): // more than the quota
+		return large
 	case errors.Is(ctx.Err(), context.Canceled):
 		e.Code, e.Sentence = ops.Canceled, "called off: "+what
 	case ctx.Err() != nil:
 		e.Code, e.Sentence = ops.Unavailable, fmt.Sprintf("%s did not answer in time", r.name)
 	case errors.Is(err, exec.ErrNotFound):
 		e.Code, e.Sentence, e.Next = ops.Internal, "git is not installed where Waggle runs", "install git there"
+	case contains(f.stderr, "external filter 'false'"):
+		e.Sentence = fmt.Sprintf("%s keeps files in Git LFS, and git-lfs is not installed where Waggle runs", r.name)
+		e.Next = "install git-lfs there"
+	case contains(f.stderr, "smudge filter lfs failed", "error downloading object"):
+		e.Sentence = fmt.Sprintf("files that %s keeps in Git LFS cannot be fetched", r.name)
+		e.Next = fmt.Sprintf("see whether its server has them, and whether the token or deploy key for %s in git.credentials may read them", r.host)
 	case contains(f.stderr, "host key verification failed", "no matching host key"):
 		e.Sentence = fmt.Sprintf("the SSH host key of %s is not known, or is another than the known one", r.host)
 		e.Next = fmt.Sprintf("compare what `ssh-keyscan %s` prints with what the forge publishes, and add it to git.known_hosts_file", keyscan(r.host))
