@@ -307,7 +307,8 @@ func (d *Deploy) Prepare(ctx context.Context, run *Run) error {
 		ctx, cancel := context.WithTimeout(ctx, run.BuildTimeout)
 		defer cancel()
 		req := BuildRequest{Dir: dir, Context: how.Context, Dockerfile: how.Dockerfile, Text: how.Text, Tag: ref, Logins: d.logins,
-			Args: d.svc.buildArgs(), Secrets: d.secrets, Target: d.svc.Labels[LabelTarget], Platform: d.svc.Labels[LabelPlatform]}
+			Args: d.svc.buildArgs(), Secrets: d.secrets, Target: d.svc.Labels[LabelTarget], Platform: d.svc.Labels[LabelPlatform],
+			Cache: d.cache(ref), KeepCache: d.to.Domain != ""}
 		var last time.Time
 		var log buildLog
 		mask := d.masker()
@@ -353,6 +354,17 @@ func (d *Deploy) Prepare(ctx context.Context, run *Run) error {
 		run.Log.Warn("after a restart this image would be built again", "err", err)
 	}
 	return nil
+}
+
+// cache is the image whose layers the build takes from the registry: the one that the app
+// runs now, if it was pushed to where the new one goes. Another manager may have built it.
+func (d *Deploy) cache(ref string) string {
+	runs, ok := parseImage(d.svc.Image)
+	next, ok2 := parseImage(ref)
+	if _, pinned := runs.(reference.Digested); !ok || !ok2 || !pinned || d.to.Domain == "" || runs.Name() != next.Name() {
+		return ""
+	}
+	return d.svc.Image
 }
 
 // buildLogMost is how much of a build's log is kept, in bytes.

@@ -54,6 +54,10 @@ func TestPushDeploys(t *testing.T) {
 	if err != nil || len(releases) != 1 || releases[0].Number != 1 || releases[0].Image != c.Image || releases[0].By != "ada" || len(releases[0].Commit) != 40 {
 		t.Errorf("releases %+v, %v", releases, err)
 	}
+	// What it ran before is where layers come from, as it is of the same place.
+	if b := h.swarm.built[0]; b.Cache != "reg:5000/acme/pizza:old@"+digest || !b.KeepCache {
+		t.Errorf("built with the cache %q, kept %v", b.Cache, b.KeepCache)
+	}
 	if h.source.fetched[0] != "git@git.example:acme/pizza.git@"+pushOf(1).After {
 		t.Errorf("fetched %v, want the label's URL at the pushed commit", h.source.fetched)
 	}

@@ -124,6 +124,11 @@ type BuildRequest struct {
 	// given its own; of several at one domain, the one whose prefix is the longest
 	// of those that hold a base image.
 	Logins []RegistryLogin
+	// Cache is an image of a build before, whose layers are taken from its registry where
+	// this engine does not have them; "" is none. One that cannot be fetched is no error.
+	Cache string
+	// KeepCache has the image say which steps made its layers, to be another build's Cache.
+	KeepCache bool
 }
 
 // Swarm is what operations need of a Docker Swarm. Errors are *Error: NotFound

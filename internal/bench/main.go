@@ -17,6 +17,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -32,26 +33,23 @@ func main() {
 	defer stop()
 	runs := flag.Int("runs", 5, "how often each figure is taken")
 	acks := flag.Int("acks", 100, "how many commands are typed for their acknowledgement")
-	joins := flag.Bool("joins", false, "measure only how servers join")
-	deploys := flag.Bool("deploys", false, "measure only deploys")
-	large := flag.Bool("large", false, "measure only reading in a large swarm")
-	hooks := flag.Bool("webhooks", false, "measure only how pushes are accepted")
+	only := flag.String("only", "", "measure only one of "+strings.Join(parts(), ", "))
 	flag.Parse()
-	if *runs < 1 || *acks < 1 {
+	if *runs < 1 || *acks < 1 || *only != "" && !slices.Contains(parts(), *only) {
 		flag.Usage()
 		os.Exit(2)
 	}
-	if err := run(ctx, *runs, *acks, only{*joins, *deploys, *large, *hooks}, os.Stdout); err != nil {
+	if err := run(ctx, *runs, *acks, *only, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		stop()
 		os.Exit(1)
 	}
 }
 
-// only says what alone is measured; everything when it is zero.
-type only struct{ joins, deploys, large, webhooks bool }
+// parts are what can be measured alone.
+func parts() []string { return []string{"joins", "deploys", "large", "webhooks", "cache"} }
 
-func run(ctx context.Context, runs, acks int, what only, out io.Writer) (err error) {
+func run(ctx context.Context, runs, acks int, only string, out io.Writer) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Minute)
 	defer cancel()
 	dir, err := os.MkdirTemp("", "waggle-bench-")
@@ -60,7 +58,7 @@ func run(ctx context.Context, runs, acks int, what only, out io.Writer) (err err
 	}
 	defer os.RemoveAll(dir)
 	binary := filepath.Join(dir, "waggle")
-	if !what.webhooks { // which are measured in this process
+	if only != "webhooks" { // which are measured in this process
 		say("building waggle")
 		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", binary, "waggle/cmd/waggle")
 		build.Env = append(os.Environ(), "CGO_ENABLED=0") // as in the Dockerfile
@@ -69,7 +67,7 @@ func run(ctx context.Context, runs, acks int, what only, out io.Writer) (err err
 		}
 	}
 	nodes := lab.Options{Nodes: 4, Spare: 1, Swarm: true, Progress: func(s string) { say("lab: %s", s) }}
-	if what.webhooks {
+	if only == "webhooks" {
 		nodes.Nodes, nodes.Spare = 1, 0
 	}
 	l, err := lab.Start(ctx, nodes)
@@ -77,15 +75,21 @@ func run(ctx context.Context, runs, acks int, what only, out io.Writer) (err err
 		return err
 	}
 	defer func() { err = errors.Join(err, l.Close()) }()
-	b := &bench{lab: l, only: what, binary: binary, dir: dir, got: map[figure][]float64{}}
-	if !what.webhooks {
+	b := &bench{lab: l, only: only, binary: binary, dir: dir, got: map[figure][]float64{}}
+	if only != "webhooks" && only != "cache" {
 		if err := b.measure(ctx, runs, acks); err != nil {
 			return err
 		}
 	}
-	if what.webhooks || what == (only{}) {
+	if b.measures("webhooks") {
 		say("webhooks")
 		if err := b.webhooks(ctx, runs); err != nil {
+			return err
+		}
+	}
+	if b.measures("cache") {
+		say("builds with and without layers from the registry")
+		if err := b.caches(ctx, runs); err != nil {
 			return err
 		}
 	}
@@ -93,14 +97,14 @@ func run(ctx context.Context, runs, acks int, what only, out io.Writer) (err err
 	if err != nil {
 		return err
 	}
-	if docker := strings.TrimSpace(version); what.webhooks {
-		fmt.Fprintf(out, "\n%s; docker %s.\n", machine(), docker)
-	} else {
-		b.print(out, runs, acks, docker)
-	}
+	fmt.Fprintf(out, "\n%s; docker %s.\n", machine(), strings.TrimSpace(version))
+	b.print(out, runs, acks)
 	b.printHooks(out)
+	b.printCaches(out, runs)
 	return nil
 }
+
+func (b *bench) measures(part string) bool { return b.only == "" || b.only == part }
 
 func say(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, time.Now().Format("15:04:05 ")+format+"\n", args...)
@@ -113,8 +117,8 @@ type bench struct {
 	dir    string
 	got    map[figure][]float64
 
-	only      only
-	hookBytes int // of a delivery
+	only      string // the part that is measured alone; everything when it is ""
+	hookBytes int    // of a delivery
 
 	ws       *workspace.Workspace
 	forge    *forge.Forge
@@ -183,22 +187,22 @@ func (b *bench) measure(ctx context.Context, runs, acks int) (err error) {
 		"--stop-grace-period", "1s", "--label", "waggle.repo="+repo.CloneURL(), b.lab.BaseImage); err != nil {
 		return err
 	}
-	if b.only.large || b.only == (only{}) {
+	if b.measures("large") {
 		say("a large swarm")
-		if err := b.large(ctx, runs); err != nil || b.only.large {
+		if err := b.large(ctx, runs); err != nil || b.only == "large" {
 			return err
 		}
 	}
 	for i := range runs {
 		say("run %d of %d", i+1, runs)
 		var err error
-		if b.only.deploys {
+		if b.only == "deploys" {
 			if err = b.serve(ctx); err == nil {
 				err = b.deploys(ctx, repo, i)
 			}
 		} else {
 			err = b.startUp(ctx)
-			if err == nil && !b.only.joins {
+			if err == nil && b.only != "joins" {
 				err = b.round(ctx, repo, i)
 			}
 			if err == nil {
@@ -209,7 +213,7 @@ func (b *bench) measure(ctx context.Context, runs, acks int) (err error) {
 			return fmt.Errorf("%w; waggle's log:\n%s", err, b.waggle.Log())
 		}
 	}
-	if b.only != (only{}) {
+	if b.only != "" {
 		return nil
 	}
 	say("acknowledgements")

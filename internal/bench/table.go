@@ -37,8 +37,10 @@ const (
 	bareJoined figure = "the engine's own join"
 )
 
-func (b *bench) print(w io.Writer, runs, acks int, docker string) {
-	fmt.Fprintf(w, "\n%s; docker %s.\n", machine(), docker)
+func (b *bench) print(w io.Writer, runs, acks int) {
+	if b.only == "webhooks" || b.only == "cache" {
+		return
+	}
 	fmt.Fprintf(w, "Medians of %d runs (lowest–highest), time to ready of %d; the docker command line in the same runs on the same engine.\n\n", runs, len(b.got[ready]))
 	fmt.Fprint(w, "| | Waggle | aim | docker command line | ratio |\n|---|---|---|---|---|\n")
 	for _, r := range []struct {

@@ -23,6 +23,7 @@ type baseAuth struct {
 	auth.UnimplementedAuthServer
 	logins []ops.RegistryLogin
 	images []string // the base images, so far as the Dockerfile says them
+	cache  string   // the image whose layers are taken, "" for none
 }
 
 // Register offers the answers in a build session.
@@ -57,6 +58,11 @@ func (a baseAuth) of(host string) ops.RegistryAuth {
 	for _, l := range there {
 		// An image that the Dockerfile only names when it is built.
 		if !named && (len(there) == 1 || l.Prefix == "") {
+			return l.Auth
+		}
+	}
+	if domain, err := domainOf(a.cache); err == nil && hubDomain(domain) == host {
+		if l, ok := ops.LoginOf(there, a.cache); ok {
 			return l.Auth
 		}
 	}

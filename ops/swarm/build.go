@@ -89,7 +89,7 @@ func (c *Client) build(ctx context.Context, req ops.BuildRequest, dockerfile str
 		return c.failed(err, "prepare the build")
 	}
 	s.Allow(filesync.NewFSSyncProvider(filesync.StaticDirSource{"context": source, "dockerfile": files}))
-	s.Allow(baseAuth{logins: req.Logins, images: images})
+	s.Allow(baseAuth{logins: req.Logins, images: images, cache: req.Cache})
 	s.Allow(buildSecrets{values: req.Secrets})
 	ended := make(chan struct{})
 	go func() {
@@ -119,6 +119,14 @@ func (c *Client) build(ctx context.Context, req ops.BuildRequest, dockerfile str
 	for name, value := range req.Args {
 		args[name] = &value
 	}
+	if req.KeepCache {
+		on := "1"
+		args["BUILDKIT_INLINE_CACHE"] = &on // for the engine alone: no Dockerfile sees what it does not declare
+	}
+	var cache []string
+	if req.Cache != "" {
+		cache = []string{req.Cache}
+	}
 	resp, err := c.api.ImageBuild(ctx, nil, build.ImageBuildOptions{
 		Version:       build.BuilderBuildKit,
 		BuildID:       id,
@@ -127,6 +135,7 @@ func (c *Client) build(ctx context.Context, req ops.BuildRequest, dockerfile str
 		Dockerfile:    filepath.Base(dockerfile),
 		Tags:          []string{req.Tag},
 		BuildArgs:     args,
+		CacheFrom:     cache,
 		Target:        req.Target,
 		Platform:      req.Platform,
 		Remove:        true,
