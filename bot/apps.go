@@ -368,8 +368,8 @@ func createForm() *Form {
 				check("branch", ops.CheckBranch(op.Branch))
 			}
 			n, relative, err := parseCount(filled["replicas"])
-			if err == nil && (relative || n < 0 || n > 10000) {
-				err = ops.Errorf(ops.Invalid, "It is a number of replicas from 0 to 10000")
+			if err == nil && (relative || n < 0 || n > ops.MaxReplicas) {
+				err = ops.Errorf(ops.Invalid, "It is a number of replicas from 0 to %d", ops.MaxReplicas)
 			}
 			op.Replicas = n
 			check("replicas", err)

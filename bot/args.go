@@ -107,7 +107,7 @@ func split(line string) ([]string, error) {
 		}
 	}
 	if quote != 0 {
-		return nil, ops.Errorf(ops.Invalid, "A quote (%c) is not closed", quote)
+		return nil, ops.Errorf(ops.Invalid, "A quote (%c) is not closed", quote).Then("Type it again with a second one; nothing was changed.")
 	}
 	if begun {
 		words = append(words, word.String())

@@ -189,6 +189,9 @@ func parseScale(args Args) (ops.Operation, error) {
 		return nil, ops.Errorf(ops.Invalid, "%s has no number", app).Then("Write `%s=6`.", app)
 	}
 	n, relative, err := parseCount(args.Words[1])
+	if err == nil {
+		err = ops.CheckReplicas(n)
+	}
 	if err != nil {
 		return nil, err
 	}

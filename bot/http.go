@@ -10,6 +10,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -171,6 +172,8 @@ func (b *Bot) command(ctx context.Context, cmd slack.SlashCommand) rendered {
 			return rendered{}
 		case err != nil:
 			return rendered{text: usage(err, row)}
+		case slices.ContainsFunc(all, func(o ops.Operation) bool { return o.Target() == op.Target() }):
+			return rendered{text: usage(ops.Errorf(ops.Invalid, "%s is there twice", op.Target()), row)}
 		}
 		all = append(all, op)
 	}

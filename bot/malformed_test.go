@@ -22,6 +22,12 @@ var malformed = []string{
 	"/join-node", "/join-node 10.0.0", "/join-node 256.1.1.1", "/join-node 10.0.0.12 boss", "/join-node root@10.0.0.12", "/join-node 10.0.0.12:22", "/join-node 127.0.0.1", "/join-node fe80::1%eth0",
 	"/join-node ‐evil", "/join-node 10.0.0.12 --port 70000", "/join-node 10.0.0.12 --user 'a b'", "/join-node 10.0.0.12 --advertise eth0", "/join-node 10.0.0.12 worker manager",
 	"/node", "/node drian n2", "/node drain", "/node drain n2 n3", "/node drain n2;reboot", "/node label n2", "/node label n2 disk", "/node label n2 =x", "/node label n2 a=1 a=2",
+	"/scale pizza 10000", "/scale pizza ６", "/scale pizza=6 pasta=10000", "/scale pizza=6 pizza=2", "/scale рizza=2", "/scale “pizza 6", "/scale <http://pizza.com|pizza.com>=",
+	"/app create -pizza", "/app create pizza_1", "/app create pìzza", "/app create waggle", "/app create pizza2345678901234567890123456789012345678901234567890123456789xyz",
+	"/app create pizza https://gіthub.com/a/b", "/app create pizza <https://ada:canary@github.com/a/b|github.com>", "/app create pizza git@github.com:a/b.git main extra", "/app link pizza git@-oProxyCommand=x:a/b",
+	"/app link pizza ssh://git@github.com/a/b?x=1", "/app link pizza https://github.com/a/b mаin", "/app link pizza file://localhost/etc “main”", "/app env pizza set ОVEN=hot", "/app env pizza set =hot",
+	"/app env pizza set OVEN-2=hot", "/app set pizza “branch” main", "/app set pizza branch=a branch=b", "/app env pizza unset “OVEN",
+	"/app env pizza set BIG=" + strings.Repeat("x", 32<<10+1),
 	"/swarm now", "/swarm cancel", "/swarm audit a b", "/swarm audit --page x",
 }
 
@@ -35,7 +41,7 @@ func TestMalformedLines(t *testing.T) {
 		if got.text == "" || !strings.HasPrefix(got.text, "⛔ *") || strings.Contains(got.text, "canary") {
 			t.Errorf("%s is answered %q", line, got.text)
 		}
-		fmt.Fprintf(&all, "%s\n%s\n\n", line, got.text)
+		fmt.Fprintf(&all, "%s\n%s\n\n", cut(line, 200), got.text)
 	}
 	if n := len(s.taken()); n > 0 {
 		t.Errorf("%d were taken", n)

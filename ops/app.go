@@ -47,13 +47,14 @@ type Port struct {
 	Host      bool   // on the node of each task, instead of the routing mesh
 }
 
+// String is the port as ParsePorts reads it.
 func (p Port) String() string {
 	text := fmt.Sprintf("%d:%d", p.Published, p.Target)
 	if p.Protocol != "" && p.Protocol != "tcp" {
 		text += "/" + p.Protocol
 	}
 	if p.Host {
-		text += " host"
+		text += ":host"
 	}
 	return text
 }
@@ -104,6 +105,7 @@ type LogRequest struct {
 // Apps is the part of a Swarm that is about services as apps. Errors are those of
 // Swarm.
 type Apps interface {
+	Volumes // of the manager's own engine
 	// ServiceLogs reads what the tasks of a service printed, from all nodes, by
 	// time. Nodes that do not give their logs in a few seconds are left out; partial
 	// says that there were such.
@@ -118,8 +120,6 @@ type Apps interface {
 	// ImageDisk is how many bytes the images on this manager's engine take, and how
 	// many of them are of images that no container uses.
 	ImageDisk(ctx context.Context) (total, unused int64, err error)
-	// RemoveVolume removes a volume of this manager's engine.
-	RemoveVolume(ctx context.Context, name string) error
 	// CreateSecret keeps a swarm secret and returns its id, that of the one of this
 	// name if there is one.
 	CreateSecret(ctx context.Context, name string, value secret.Text, labels map[string]string) (id string, err error)
@@ -127,6 +127,12 @@ type Apps interface {
 	Secrets(ctx context.Context, prefix string) ([]Secret, error)
 	// RemoveSecret removes a swarm secret that no service uses.
 	RemoveSecret(ctx context.Context, id string) error
+}
+
+// Volumes are the volumes of one engine.
+type Volumes interface {
+	// RemoveVolume removes a volume; NotFound when there is none of that name.
+	RemoveVolume(ctx context.Context, name string) error
 }
 
 // Secret is a secret of the swarm. Nobody reads its value again.

@@ -78,7 +78,7 @@ func (a *AppEnv) Plan(ctx context.Context, run *Run) (Plan, error) {
 	if err != nil {
 		return Plan{}, err
 	}
-	a.svc, a.change, a.replace = svc, Change{Rollback: true}, nil
+	a.svc, a.change, a.replace = svc, Change{}, nil
 	if a.change.Env, err = a.open(run.SecretKey, a.SealedSet); err != nil {
 		return Plan{}, err
 	}
@@ -107,8 +107,7 @@ func (a *AppEnv) Plan(ctx context.Context, run *Run) (Plan, error) {
 		from := "not set"
 		if old, ok := svc.secret(name); ok {
 			from = "set"
-			a.replace = append(a.replace, old)
-			a.change.DropSecrets = append(a.change.DropSecrets, old.ID)
+			a.drop(old)
 		}
 		plan.Diffs = append(plan.Diffs, Diff{What: "secret " + name, From: from, To: "/run/secrets/" + name})
 		a.change.Env[name+"_FILE"] = secret.Text("/run/secrets/" + name)
@@ -118,10 +117,12 @@ func (a *AppEnv) Plan(ctx context.Context, run *Run) (Plan, error) {
 		_, isVar := has[name]
 		switch {
 		case isSecret:
-			a.replace = append(a.replace, old)
-			a.change.DropSecrets = append(a.change.DropSecrets, old.ID)
+			a.drop(old)
 			a.change.UnsetEnv = append(a.change.UnsetEnv, name+"_FILE")
 			plan.Diffs = append(plan.Diffs, Diff{What: "secret " + name, From: "set", To: "not set"})
+			if !svc.owns(old) {
+				plan.Facts = append(plan.Facts, fmt.Sprintf("the swarm secret %s stays: Waggle did not make it", old.Name))
+			}
 		case isVar:
 			a.change.UnsetEnv = append(a.change.UnsetEnv, name)
 			plan.Diffs = append(plan.Diffs, Diff{What: name, From: "set", To: "not set"})
@@ -129,9 +130,20 @@ func (a *AppEnv) Plan(ctx context.Context, run *Run) (Plan, error) {
 			return Plan{}, Errorf(NotFound, "%s has no variable and no secret %s", a.App, name).Then("`/app env %s` lists them.", a.App)
 		}
 	}
-	plan.Facts = []string{fmt.Sprintf("its tasks are restarted, %d at a time, %s", max(1, svc.Parallelism), svc.UpdateOrder)}
+	plan.Facts = append(plan.Facts, "its tasks are restarted, "+svc.rolling())
 	return plan, nil
 }
+
+// drop takes a secret out of the service, and away with that if it is the app's own.
+func (a *AppEnv) drop(r SecretRef) {
+	a.change.DropSecrets = append(a.change.DropSecrets, r.ID)
+	if a.svc.owns(r) {
+		a.replace = append(a.replace, r)
+	}
+}
+
+// owns says whether Waggle made the secret for this app.
+func (s Service) owns(r SecretRef) bool { return strings.HasPrefix(r.Name, s.Name+".") }
 
 // secret returns the service's secret that is the file of that name.
 func (s Service) secret(name string) (SecretRef, bool) {

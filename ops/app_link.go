@@ -3,11 +3,31 @@ package ops
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 )
 
-// appLabels are the labels that make a service deployable by a push.
-var appLabels = []string{LabelRepo, LabelBranch, LabelDockerfile, LabelContext, LabelPaths, LabelApprove}
+// linkLabels are the labels that mean something with a repository only: where it
+// is, how it is built and which pushes count. What a deploy by hand follows stays
+// without one: channel, freeze, releases, replicas, migrate.
+var linkLabels = []string{LabelRepo, LabelBranch, LabelDockerfile, LabelContext, LabelTarget, LabelPlatform, LabelPaths, LabelApprove}
+
+// linked are the labels of the service that go with its repository.
+func (s Service) linked() []string {
+	var out []string
+	for _, k := range linkLabels {
+		if _, ok := s.Labels[k]; ok {
+			out = append(out, k)
+		}
+	}
+	for _, k := range slices.Sorted(maps.Keys(s.Labels)) {
+		if strings.HasPrefix(k, LabelBuildArg) || strings.HasPrefix(k, LabelBuildSecret) {
+			out = append(out, k)
+		}
+	}
+	return out
+}
 
 // AppLink makes a service deployable by pushes to a repository, or takes that away.
 type AppLink struct {
@@ -49,13 +69,15 @@ func (l *AppLink) Plan(ctx context.Context, run *Run) (Plan, error) {
 		if svc.Labels[LabelRepo] == "" {
 			return Plan{}, Errorf(Invalid, "%s is not linked to a repository", l.App)
 		}
-		for _, k := range appLabels {
-			if v, ok := svc.Labels[k]; ok {
-				l.change.Unset = append(l.change.Unset, k)
-				plan.Diffs = append(plan.Diffs, Diff{What: k, From: shown(v), To: "none"})
+		l.change.Unset = svc.linked()
+		for _, k := range l.change.Unset {
+			from := shown(svc.Labels[k])
+			if strings.HasPrefix(k, LabelBuildSecret) {
+				from = "set"
 			}
+			plan.Diffs = append(plan.Diffs, Diff{What: k, From: from, To: "none"})
 		}
-		plan.Facts = []string{"no task is restarted; its releases stay"}
+		plan.Facts = []string{"no task is restarted; it runs on, and its releases stay"}
 		plan.Undo = fmt.Sprintf("/app link %s %s %s", l.App, svc.Labels[LabelRepo], svc.Labels[LabelBranch])
 		return plan, nil
 	}

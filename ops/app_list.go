@@ -37,7 +37,7 @@ func (q AppList) Ask(ctx context.Context, r *Runner, _ Actor) (Answer, error) {
 		a.Concern("deploys of all apps are frozen by "+c.Labels[LabelFreeze], "`/unfreeze all`")
 	}
 	short := 0
-	rows := [][]string{{"APP", "REPLICAS", "RELEASE", "NODES", ""}}
+	rows := [][]string{{"APP", "REPLICAS", "HEALTH", "RELEASE", "NODES", ""}}
 	page := max(1, q.Page)
 	for i, s := range w.services {
 		got := w.observe(s)
@@ -47,7 +47,7 @@ func (q AppList) Ask(ctx context.Context, r *Runner, _ Actor) (Answer, error) {
 		if i < (page-1)*appsShown || i >= page*appsShown {
 			continue
 		}
-		rows = append(rows, []string{s.Name, s.replicasText(got), s.releaseText(), nodesText(got), s.notes(waits[s.Name])})
+		rows = append(rows, []string{s.Name, s.replicasText(got), s.healthText(got, w.of[s.ID]), s.releaseText(), nodesText(got), s.notes(waits[s.Name])})
 		if problem := s.problem(got); problem != "" && len(a.Concerns) < 10 {
 			a.Concern(problem, fmt.Sprintf("`/app show %s`", s.Name))
 		}
@@ -82,6 +82,22 @@ func (s Service) replicasText(got Replicas) string {
 		return "job"
 	}
 	return fmt.Sprintf("%d/%d", got.Running, got.Wanted)
+}
+
+// healthText is a word for how its tasks are. A task with a health check does not
+// run before that passes.
+func (s Service) healthText(got Replicas, tasks []Task) string {
+	switch {
+	case s.job() || got.Wanted == 0:
+		return "-"
+	case got.Running < got.Wanted && slices.ContainsFunc(tasks, func(t Task) bool { return t.wanted() && t.State == "starting" }):
+		return "starting"
+	case got.Running < got.Wanted:
+		return "failing"
+	case s.Health.own():
+		return "healthy"
+	}
+	return "unchecked"
 }
 
 func (s Service) releaseText() string {
@@ -156,7 +172,13 @@ func (q AppShow) Ask(ctx context.Context, r *Runner, _ Actor) (Answer, error) {
 	} else if len(releases) > 0 {
 		a.Head += fmt.Sprintf(", release %d (%s) since %s", releases[0].Number, releases[0].what(), ago(r.Env.Now(), releases[0].At))
 	}
-	a.Parts = []Part{{Lines: svc.facts()}}
+	facts := svc.facts()
+	if registries, err := ReadRegistries(ctx, r.Env.Swarm); err != nil {
+		a.Concern(sentenceOf(err), "")
+	} else if from, ok := registries.Of(svc.Image); ok {
+		facts = slices.Insert(facts, 1, "pulled with the login of the registry "+from.String())
+	}
+	a.Parts = []Part{{Lines: facts}}
 	a.Parts = append(a.Parts, tasksPart(svc, w))
 	if len(releases) > 0 {
 		a.Parts = append(a.Parts, Part{Title: "Last releases", Table: releaseRows(releases[:min(3, len(releases))], r.Env.Now())})
@@ -192,6 +214,14 @@ func (s Service) facts() []string {
 	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	if repo := s.Labels[LabelRepo]; repo != "" {
 		add("deployed from %s, branch %s", repo, cmp.Or(s.Labels[LabelBranch], "(the repository's default)"))
+	}
+	for _, k := range append(s.linked(), LabelChannel) {
+		if v := s.Labels[k]; v != "" && k != LabelRepo && k != LabelBranch && !strings.HasPrefix(k, LabelBuildSecret) {
+			add("%s %s", strings.TrimPrefix(k, "waggle."), v)
+		}
+	}
+	if s.MaxPerNode > 0 {
+		add("at most %d on a node", s.MaxPerNode)
 	}
 	if len(s.Ports) > 0 {
 		add("ports %s", join(s.Ports))
@@ -233,7 +263,7 @@ func (s Service) facts() []string {
 	if len(s.Constraints) > 0 {
 		add("runs where %s", strings.Join(s.Constraints, " and "))
 	}
-	add("updates %s, %s", s.UpdateOrder, map[bool]string{true: "all at once", false: fmt.Sprintf("%d at a time", s.Parallelism)}[s.Parallelism == 0])
+	add("updates %s", s.rolling())
 	return out
 }
 
@@ -251,19 +281,23 @@ func (s Service) worries(nodes []Node) []string {
 	if s.HostPorts && s.Mode == Replicated {
 		out = append(out, "its port is published on each node by itself: one replica a node, and nothing balances between them")
 	}
-	pinnedTo := 0
-	for _, n := range nodes {
-		if s.pinned(n) {
-			pinnedTo++
-			if !n.up() {
-				out = append(out, fmt.Sprintf("it is pinned to %s, which is %s", n.Hostname, n.State))
-			}
-		}
+	if down := s.pinnedDown(nodes); down != "" {
+		out = append(out, down)
 	}
-	if s.Persistent && pinnedTo == 0 && s.Mode == Replicated {
-		out = append(out, "it has persistent data and may run on any node: a task that moves finds none of it")
+	if s.Persistent && len(s.pins()) == 0 && s.Mode == Replicated {
+		out = append(out, fmt.Sprintf("it has persistent data and may run on any node: a task that moves finds none of it; `/app set %s node=<where it runs>` keeps it there", s.Name))
 	}
 	return out
+}
+
+// pinnedDown says that the service's only node is away, "" when none is.
+func (s Service) pinnedDown(nodes []Node) string {
+	for _, n := range nodes {
+		if s.pinned(n) && !n.up() {
+			return fmt.Sprintf("it is pinned to %s, which is %s: nothing of it runs until %[1]s is back", n.Hostname, n.State)
+		}
+	}
+	return ""
 }
 
 func tasksPart(s Service, w world) Part {

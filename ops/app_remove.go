@@ -15,13 +15,15 @@ type AppRemove struct {
 	// Decided is set once the plan is about to be applied.
 	Decided *AppRemoval `json:"decided,omitempty"`
 
-	svc Service
+	svc   Service
+	homes []Node // that may have its volumes
 }
 
 // AppRemoval is what is removed.
 type AppRemoval struct {
 	ID      string      `json:"id"` // of the service
 	Secrets []SecretRef `json:"secrets"`
+	Nodes   []string    `json:"nodes,omitempty"` // ids of those that may have its volumes
 }
 
 func (*AppRemove) Kind() string     { return "app-remove" }
@@ -51,6 +53,7 @@ func (r *AppRemove) Plan(ctx context.Context, run *Run) (Plan, error) {
 	if err != nil {
 		return Plan{}, err
 	}
+	r.homes = w.homes(svc)
 	got := w.observe(svc)
 	plan := Plan{
 		Diffs:    []Diff{{What: "app " + r.App, From: svc.replicasText(got) + " of " + withoutDigest(svc.Image), To: "removed"}},
@@ -58,15 +61,19 @@ func (r *AppRemove) Plan(ctx context.Context, run *Run) (Plan, error) {
 	}
 	var have []string
 	for _, m := range svc.Mounts {
-		switch {
-		case m.Type != "volume" || m.Source == "":
+		if m.Type != "volume" || m.Source == "" {
 			continue
-		case slices.Contains(r.Volumes, m.Source):
-			plan.Diffs = append(plan.Diffs, Diff{What: "volume " + m.Source, From: "the data of " + r.App, To: "removed, for good"})
-		default:
-			plan.Facts = append(plan.Facts, fmt.Sprintf("the volume %s stays; `--volumes %[1]s` would remove it too", m.Source))
 		}
 		have = append(have, m.Source)
+		if !slices.Contains(r.Volumes, m.Source) {
+			plan.Facts = append(plan.Facts, fmt.Sprintf("the volume %s stays%s; `--volumes %[1]s` would remove it too", m.Source, on(r.homes)))
+			continue
+		}
+		if other := sharing(svc, m.Source, w.services); other != "" {
+			return Plan{}, Errorf(Invalid, "%s uses the volume %s as well, so it cannot go with %s", other, m.Source, r.App).
+				Then("Remove %s without it: `/app remove %[1]s`.", r.App)
+		}
+		plan.Diffs = append(plan.Diffs, Diff{What: "volume " + m.Source + on(r.homes), From: "the data of " + r.App, To: "removed, for good"})
 	}
 	for _, v := range r.Volumes {
 		if !slices.Contains(have, v) {
@@ -75,7 +82,8 @@ func (r *AppRemove) Plan(ctx context.Context, run *Run) (Plan, error) {
 	}
 	plan.Facts = append(plan.Facts, "its images stay in the registry")
 	if len(svc.Secrets) > 0 {
-		plan.Facts = append(plan.Facts, fmt.Sprintf("%s of its own %s removed", many(len(r.own(svc)), "secret"), oneOrMore(len(r.own(svc)), "is", "are")))
+		own := slices.DeleteFunc(slices.Clone(svc.Secrets), func(ref SecretRef) bool { return !svc.owns(ref) })
+		plan.Facts = append(plan.Facts, fmt.Sprintf("%s of its own %s removed", many(len(own), "secret"), oneOrMore(len(own), "is", "are")))
 	}
 	if releases, err := svc.Releases(); err == nil && len(releases) > 0 {
 		plan.Warnings = append(plan.Warnings, "its releases are kept in the service, and go with it")
@@ -83,21 +91,58 @@ func (r *AppRemove) Plan(ctx context.Context, run *Run) (Plan, error) {
 	return plan, nil
 }
 
-// own are the secrets that Waggle made for the app.
-func (r *AppRemove) own(s Service) []SecretRef {
-	var out []SecretRef
-	for _, ref := range s.Secrets {
-		if strings.HasPrefix(ref.Name, r.App+".") {
-			out = append(out, ref)
+// homes are the nodes that may have data of the service: those that it is pinned to,
+// or else those of its tasks that the swarm still knows.
+func (w world) homes(s Service) []Node {
+	var pins, ran []Node
+	for _, n := range w.nodes {
+		if s.pinned(n) {
+			pins = append(pins, n)
+		}
+		if slices.ContainsFunc(w.of[s.ID], func(t Task) bool { return t.NodeID == n.ID }) {
+			ran = append(ran, n)
 		}
 	}
-	return out
+	if len(pins) > 0 {
+		return pins
+	}
+	return ran
+}
+
+// on says where a volume is, " on n1, n2"; "" when that is not known.
+func on(nodes []Node) string {
+	names := make([]string, len(nodes))
+	for i, n := range nodes {
+		names[i] = n.Hostname
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	return " on " + strings.Join(names, ", ")
+}
+
+// sharing is another service that mounts the volume, "" when none does.
+func sharing(s Service, volume string, services []Service) string {
+	for _, other := range services {
+		if other.ID != s.ID && slices.ContainsFunc(other.Mounts, func(m Mount) bool { return m.Type == "volume" && m.Source == volume }) {
+			return other.Name
+		}
+	}
+	return ""
 }
 
 // Apply removes the service.
 func (r *AppRemove) Apply(ctx context.Context, run *Run) error {
 	if r.Decided == nil {
-		r.Decided = &AppRemoval{r.svc.ID, r.own(r.svc)}
+		r.Decided = &AppRemoval{ID: r.svc.ID}
+		for _, ref := range r.svc.Secrets {
+			if r.svc.owns(ref) {
+				r.Decided.Secrets = append(r.Decided.Secrets, ref)
+			}
+		}
+		for _, n := range r.homes {
+			r.Decided.Nodes = append(r.Decided.Nodes, n.ID)
+		}
 		if err := run.Save(ctx); err != nil {
 			return redisAway(err)
 		}
@@ -139,23 +184,75 @@ func (r *AppRemove) Converge(ctx context.Context, run *Run) (string, error) {
 			run.Log.Info("a secret of a removed app is still kept", "secret", s.Name, "err", err)
 		}
 	}
-	for _, v := range r.Volumes {
-		err := run.until(ctx, stall, func(ctx context.Context) (bool, error) {
-			// The container that used it is removed a moment after its task.
-			err := run.Swarm.RemoveVolume(ctx, v)
-			if CodeOf(err) == NotFound {
-				return true, err
-			}
-			return err == nil, nil
-		})
-		switch {
-		case CodeOf(err) == NotFound:
-			text += fmt.Sprintf("; the volume %s is not on Waggle's manager: type `docker volume rm %[1]s` on the node that it ran on", v)
-		case err != nil:
-			text += fmt.Sprintf("; the volume %s could not be removed: type `docker volume rm %[1]s` on its node", v)
-		default:
-			text += fmt.Sprintf(", and the volume %s with it", v)
-		}
+	if len(r.Volumes) == 0 {
+		return text, nil
+	}
+	gone, left, err := r.removeVolumes(ctx, run)
+	if err != nil {
+		return "", err
+	}
+	if len(gone) > 0 {
+		text += ", and with it " + strings.Join(gone, ", ")
+	}
+	if len(left) > 0 {
+		text += "; what is left: " + strings.Join(left, ", ")
 	}
 	return text, nil
+}
+
+// removeVolumes removes the volumes from the nodes that the app was on: its own
+// manager's by the engine, others over SSH. A volume of that name on another node
+// is none of the app's. Left is what remains to be done by hand.
+func (r *AppRemove) removeVolumes(ctx context.Context, run *Run) (gone, left []string, err error) {
+	cluster, err := run.Swarm.Cluster(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	nodes, err := run.Swarm.Nodes(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	byHand := func(v, where, why string) string {
+		return fmt.Sprintf("the volume %s on %s (%s): type `docker volume rm %[1]s` there", v, where, why)
+	}
+	if len(r.Decided.Nodes) == 0 {
+		for _, v := range r.Volumes {
+			left = append(left, byHand(v, "the node that it ran on", "which is not known"))
+		}
+	}
+	for _, n := range nodes {
+		if !slices.Contains(r.Decided.Nodes, n.ID) {
+			continue
+		}
+		var at Volumes = run.Swarm
+		if n.ID != cluster.Self {
+			server, err := run.connect(ctx, n)
+			if err != nil {
+				for _, v := range r.Volumes {
+					left = append(left, byHand(v, n.Hostname, sentenceOf(err)))
+				}
+				continue
+			}
+			defer server.Close()
+			at = server
+		}
+		for _, v := range r.Volumes {
+			var last error
+			err := run.until(ctx, stall, func(ctx context.Context) (bool, error) {
+				// The container that used it is removed a moment after its task.
+				last = at.RemoveVolume(ctx, v)
+				return last == nil || CodeOf(last) == NotFound, nil
+			})
+			switch {
+			case err != nil && ctx.Err() != nil:
+				return nil, nil, err
+			case err != nil:
+				run.Log.Info("a volume of a removed app stays", "volume", v, "node", n.Hostname, "err", last)
+				left = append(left, byHand(v, n.Hostname, "it could not be removed"))
+			case last == nil:
+				gone = append(gone, fmt.Sprintf("the volume %s on %s", v, n.Hostname))
+			}
+		}
+	}
+	return gone, left, nil
 }

@@ -106,15 +106,18 @@ func appSettings() []setting {
 				return "", "", fmt.Errorf("the app has no health check of its own: set health too")
 			}
 			d, err := time.ParseDuration(value)
-			if err != nil || d < time.Second || d > 24*time.Hour {
+			if value != byDefault && (err != nil || d < time.Second || d > 24*time.Hour) {
 				return "", "", fmt.Errorf("%q is no time between 1s and 24h, like 10s or 2m", value)
 			}
-			from := at(h).String()
-			if *at(h) == 0 {
-				from = "the default"
-			}
+			from := *at(h)
 			*at(h) = d
-			return from, d.String(), nil
+			show := func(d time.Duration) string {
+				if d == 0 {
+					return byDefault
+				}
+				return d.String()
+			}
+			return show(from), show(d), nil
 		}
 	}
 	return []setting{
@@ -134,7 +137,7 @@ func appSettings() []setting {
 		resource("reserve-cpu", "cores, like 0.25", ParseCores, cores, func(s Service) int64 { return s.ReserveCPU }, func(c *Change) **int64 { return &reserve(c).CPU }),
 		resource("reserve-memory", "memory, like 256m", ParseMemory, bytesText, func(s Service) int64 { return s.ReserveMemory }, func(c *Change) **int64 { return &reserve(c).Memory }),
 		health("health", `a command in quotes, none, or image`, func(h *Health, value string) (string, string, error) {
-			from := h.String()
+			from := h.setting()
 			switch value {
 			case "image":
 				*h = Health{}
@@ -143,20 +146,20 @@ func appSettings() []setting {
 			default:
 				h.Test = []string{"CMD-SHELL", value}
 			}
-			return from, h.String(), nil
+			return from, h.setting(), nil
 		}),
-		health("health-interval", "a time, like 10s", duration(func(h *Health) *time.Duration { return &h.Interval })),
-		health("health-timeout", "a time, like 3s", duration(func(h *Health) *time.Duration { return &h.Timeout })),
-		health("health-start", "a time, like 30s", duration(func(h *Health) *time.Duration { return &h.Start })),
-		health("health-retries", "a number", func(h *Health, value string) (string, string, error) {
+		health("health-interval", "a time, like 10s, or default", duration(func(h *Health) *time.Duration { return &h.Interval })),
+		health("health-timeout", "a time, like 3s, or default", duration(func(h *Health) *time.Duration { return &h.Timeout })),
+		health("health-start", "a time, like 30s, or default", duration(func(h *Health) *time.Duration { return &h.Start })),
+		health("health-retries", "a number, or default", func(h *Health, value string) (string, string, error) {
 			n, err := strconv.Atoi(value)
-			if err != nil || n < 1 || n > 100 {
+			if value != byDefault && (err != nil || n < 1 || n > 100) {
 				return "", "", fmt.Errorf("%q is no number of failures between 1 and 100", value)
 			}
 			if !h.own() {
 				return "", "", fmt.Errorf("the app has no health check of its own: set health too")
 			}
-			from := "the default"
+			from := byDefault
 			if h.Retries > 0 {
 				from = strconv.Itoa(h.Retries)
 			}
@@ -175,7 +178,7 @@ func appSettings() []setting {
 		}},
 		{name: "parallelism", values: "how many tasks an update replaces at once, 0 for all", plan: func(s Service, value string, c *Change) (string, string, error) {
 			n, err := strconv.Atoi(value)
-			if err != nil || n < 0 || n > maxReplicas {
+			if err != nil || n < 0 || n > MaxReplicas {
 				return "", "", fmt.Errorf("%q is no number of tasks", value)
 			}
 			c.Parallelism = &n
@@ -189,8 +192,10 @@ func appSettings() []setting {
 					return "", "", err
 				}
 			}
-			if s.Persistent && s.pinnedByID() && !slices.ContainsFunc(list, func(c string) bool { return slices.Contains(s.Constraints, c) && strings.HasPrefix(c, "node.id") }) {
-				return "", "", fmt.Errorf("its data is on one node, and it would start without it elsewhere: to move it, stop the app, copy the volume to the other node, and change the constraint with docker service update")
+			for _, pin := range s.pins() {
+				if s.Persistent && !slices.ContainsFunc(list, func(raw string) bool { c, ok := parseConstraint(raw); return ok && c == pin }) {
+					return "", "", s.dataStays("the node of " + pin.key + " == " + pin.value)
+				}
 			}
 			c.Constraints = &list
 			show := func(l []string) string {
@@ -201,6 +206,7 @@ func appSettings() []setting {
 			}
 			return show(s.Constraints), show(list), nil
 		}},
+		{name: "node", values: "the node of its persistent data, where it runs now", restarts: true}, // planned by AppSet.home
 		{name: "ports", values: "published:target[/udp][:host], with commas, or none", restarts: true, plan: func(s Service, value string, c *Change) (string, string, error) {
 			ports := []Port{}
 			if value != "none" {
@@ -234,12 +240,58 @@ func ParseConstraints(value string) ([]string, error) {
 	return list, nil
 }
 
-// pinnedByID says whether a constraint on a node's id holds the service there.
-func (s Service) pinnedByID() bool {
-	return slices.ContainsFunc(s.Constraints, func(raw string) bool {
-		c, ok := parseConstraint(raw)
-		return ok && c.equal && c.key == "node.id"
-	})
+// byDefault is the value of a health check's number that leaves it to Docker.
+const byDefault = "default"
+
+// setting is the health check as `/app set` takes it.
+func (h Health) setting() string {
+	if len(h.Test) == 0 {
+		return "image"
+	}
+	return h.String()
+}
+
+// pins are the constraints that hold the service on one node.
+func (s Service) pins() []constraint {
+	var out []constraint
+	for _, raw := range s.Constraints {
+		if c, ok := parseConstraint(raw); ok && c.equal && (c.key == "node.id" || c.key == "node.hostname") {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// dataStays is why an app with persistent data is not moved, and how to do it by
+// hand. Where says where its data is.
+func (s Service) dataStays(where string) error {
+	var volumes []string
+	for _, m := range s.Mounts {
+		if m.Type != "tmpfs" {
+			volumes = append(volumes, m.Source)
+		}
+	}
+	return Errorf(Invalid, "Its data is on %s, and elsewhere it would start without it", where).
+		Then("To move it: `/scale %[1]s 0`; copy its volumes (%[2]s) to the other node; on a manager `docker service update --constraint-rm '%[3]s' --constraint-add node.id==<id of the other> %[1]s`; `/scale %[1]s %[4]d`.",
+			s.Name, strings.Join(volumes, ", "), strings.Join(s.pinsAsWritten(), " and "), max(1, s.Replicas))
+}
+
+func (s Service) pinsAsWritten() []string {
+	var out []string
+	for _, raw := range s.Constraints {
+		if c, ok := parseConstraint(raw); ok && slices.Contains(s.pins(), c) {
+			out = append(out, raw)
+		}
+	}
+	return out
+}
+
+// rolling says how an update replaces the tasks of the service.
+func (s Service) rolling() string {
+	if s.Parallelism == 0 {
+		return "all at once, " + s.UpdateOrder
+	}
+	return fmt.Sprintf("%d at a time, %s", s.Parallelism, s.UpdateOrder)
 }
 
 var volumeName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
@@ -302,6 +354,10 @@ func checkInside(path string) error {
 	return nil
 }
 
+// nodesOwn are ports that a node needs itself: one that the routing mesh takes on
+// every node shuts its operators out, or breaks the swarm.
+var nodesOwn = map[int]string{22: "SSH", 2375: "Docker", 2376: "Docker", 2377: "the swarm's managers", 4789: "the overlay networks", 7946: "the swarm's gossip"}
+
 // ParsePorts reads published ports: 8080:80, 53:53/udp, 9000:9000:host.
 func ParsePorts(value string) ([]Port, error) {
 	var out []Port
@@ -328,6 +384,9 @@ func ParsePorts(value string) ([]Port, error) {
 		}
 		if err != nil {
 			return nil, bad(err.Error())
+		}
+		if whose := nodesOwn[p.Published]; whose != "" {
+			return nil, bad(fmt.Sprintf("%d is the nodes' own, for %s", p.Published, whose))
 		}
 		key := fmt.Sprintf("%d/%s", p.Published, p.Protocol)
 		if seen[key] {
@@ -412,7 +471,15 @@ func (a *AppSet) Plan(ctx context.Context, run *Run) (Plan, error) {
 			}
 			return Plan{}, e.Then("There is: %s.", strings.Join(names, ", "))
 		}
-		from, to, err := s.plan(svc, a.Values[name], &a.change)
+		var from, to string
+		if name == "node" {
+			from, to, err = a.home(ctx, run, a.Values[name])
+		} else {
+			from, to, err = s.plan(svc, a.Values[name], &a.change)
+		}
+		if e := new(Error); errors.As(err, &e) && e.Next != "" {
+			return Plan{}, Errorf(e.Code, "%s cannot be set: %s", name, lowerFirst(e.Sentence)).Then("%s", e.Next)
+		}
 		if err != nil {
 			return Plan{}, Errorf(Invalid, "%s cannot be set: %w", name, err).Then("It takes %s.", s.values)
 		}
@@ -420,28 +487,10 @@ func (a *AppSet) Plan(ctx context.Context, run *Run) (Plan, error) {
 		a.restarts = a.restarts || s.restarts && from != to
 		undo += fmt.Sprintf(" %s=%q", name, from)
 	}
-	if a.change.Ports != nil {
-		services, err := run.Swarm.Services(ctx)
-		if err != nil {
-			return Plan{}, err
-		}
-		if taken := portsTaken(*a.change.Ports, a.App, services); taken != "" {
-			return Plan{}, Errorf(Invalid, "ports cannot be set: %s", taken).Then("Publish another port.")
-		}
-	}
-	if a.change.Constraints != nil {
-		nodes, err := run.Swarm.Nodes(ctx)
-		if err != nil {
-			return Plan{}, err
-		}
-		after := svc
-		after.Constraints = *a.change.Constraints
-		if more, why := after.places(nodes, nil); more == 0 {
-			plan.Warnings = append(plan.Warnings, "no node fits: "+strings.Join(why[:min(4, len(why))], ", "))
-		}
-	}
 	if a.restarts {
-		plan.Facts = append(plan.Facts, fmt.Sprintf("its tasks are restarted, %d at a time, %s", max(1, svc.Parallelism), svc.UpdateOrder))
+		if err := a.consequences(ctx, run, &plan); err != nil {
+			return Plan{}, err
+		}
 	} else {
 		plan.Facts = append(plan.Facts, "no task is restarted")
 	}
@@ -449,9 +498,101 @@ func (a *AppSet) Plan(ctx context.Context, run *Run) (Plan, error) {
 	return plan, nil
 }
 
+// home plans the node of an app's data. It can be said where the data is already;
+// data does not move.
+func (a *AppSet) home(ctx context.Context, run *Run, value string) (from, to string, err error) {
+	s := a.svc
+	if _, both := a.Values["constraints"]; both {
+		return "", "", fmt.Errorf("constraints are set in the same line")
+	}
+	if !s.Persistent {
+		return "", "", Errorf(Invalid, "The app has no persistent data, so it may run anywhere").Then("`/app set %s constraints=node.hostname==%s` places it.", s.Name, value)
+	}
+	w, err := readWorld(ctx, run.Swarm)
+	if err != nil {
+		return "", "", err
+	}
+	homes := w.homes(s)
+	if value == "none" {
+		return "", "", s.dataStays(strings.TrimPrefix(on(homes), " on "))
+	}
+	node, _, err := findNode(ctx, run.Swarm, value)
+	if err != nil {
+		return "", "", err
+	}
+	if s.pinned(node) {
+		return node.Hostname, node.Hostname, nil
+	}
+	if len(s.pins()) > 0 || len(homes) > 0 && !slices.ContainsFunc(homes, func(n Node) bool { return n.ID == node.ID }) {
+		return "", "", s.dataStays(strings.TrimPrefix(on(homes), " on "))
+	}
+	constraints := append(slices.Clone(s.Constraints), "node.id == "+node.ID)
+	a.change.Constraints = &constraints
+	return "any", node.Hostname, nil
+}
+
+// consequences are what a change that restarts tasks leads to.
+func (a *AppSet) consequences(ctx context.Context, run *Run, plan *Plan) error {
+	w, err := readWorld(ctx, run.Swarm)
+	if err != nil {
+		return err
+	}
+	after := a.change.on(a.svc)
+	if taken := portsTaken(after.Ports, a.App, w.services); taken != "" && a.change.Ports != nil {
+		return Errorf(Invalid, "ports cannot be set: %s", taken).Then("Publish another port.")
+	}
+	plan.Facts = append(plan.Facts, "its tasks are restarted, "+after.rolling())
+	if a.change.Constraints != nil && len(a.Values) == 1 {
+		plan.Facts[len(plan.Facts)-1] = "tasks on nodes that fit go on; the others are restarted, " + after.rolling()
+	}
+	// Its own tasks are replaced, so they take nobody's place.
+	others := slices.DeleteFunc(slices.Clone(w.tasks), func(t Task) bool { return t.ServiceID == a.svc.ID })
+	if short := after.shortage(after.Replicas, w.nodes, reservations(w.services, others)); short != "" && after.Mode == Replicated {
+		plan.Warnings = append(plan.Warnings, short)
+	}
+	if a.change.Ports != nil {
+		plan.Warnings = append(plan.Warnings, after.worries(w.nodes)...)
+		if after.HostPorts && after.UpdateOrder == "start-first" {
+			plan.Warnings = append(plan.Warnings, fmt.Sprintf("an update starts the new task first, and on its node the port is not free then: `/app set %s order=stop-first`", a.App))
+		}
+	}
+	return nil
+}
+
+// on is the service as the change leaves it, as far as it matters to where its tasks
+// run.
+func (c Change) on(s Service) Service {
+	if c.Constraints != nil {
+		s.Constraints = *c.Constraints
+	}
+	if c.Reserve != nil && c.Reserve.CPU != nil {
+		s.ReserveCPU = *c.Reserve.CPU
+	}
+	if c.Reserve != nil && c.Reserve.Memory != nil {
+		s.ReserveMemory = *c.Reserve.Memory
+	}
+	if c.Ports != nil {
+		s.Ports = *c.Ports
+		s.HostPorts = slices.ContainsFunc(s.Ports, func(p Port) bool { return p.Host })
+	}
+	if c.UpdateOrder != "" {
+		s.UpdateOrder = c.UpdateOrder
+	}
+	if c.Parallelism != nil {
+		s.Parallelism = *c.Parallelism
+	}
+	return s
+}
+
+func lowerFirst(text string) string {
+	if text == "" {
+		return ""
+	}
+	return strings.ToLower(text[:1]) + text[1:]
+}
+
 // Apply writes the settings, and nothing else, in one update.
 func (a *AppSet) Apply(ctx context.Context, run *Run) error {
-	a.change.Rollback = a.restarts
 	_, err := run.Swarm.UpdateService(ctx, a.svc, a.change)
 	return err
 }

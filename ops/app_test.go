@@ -50,7 +50,7 @@ func TestLink(t *testing.T) {
 func TestSet(t *testing.T) {
 	pizza := ops.Service{Name: "pizza", Replicas: 2, Image: "pizza:1", Settings: ops.Settings{UpdateOrder: "stop-first", Parallelism: 1, LimitMemory: 256 << 20,
 		Health: ops.Health{Test: []string{"CMD-SHELL", "true"}}}}
-	db := ops.Service{Name: "db", Replicas: 1, Persistent: true, Constraints: []string{"node.id == id2"}, Settings: ops.Settings{Ports: []ops.Port{{Published: 5432, Target: 5432, Protocol: "tcp"}}}}
+	db := ops.Service{Name: "db", Replicas: 1, Persistent: true, Constraints: []string{"node.id == id2"}, Settings: ops.Settings{Mounts: []ops.Mount{{Type: "volume", Source: "db-data", Target: "/data"}}, Ports: []ops.Port{{Published: 5432, Target: 5432, Protocol: "tcp"}}}}
 	for name, tc := range map[string]struct {
 		app    string
 		values map[string]string
@@ -58,11 +58,11 @@ func TestSet(t *testing.T) {
 		says   []string
 		check  func(ops.Change) bool
 	}{
-		"a label":      {values: map[string]string{"branch": "release"}, state: ops.Done, says: []string{"branch none → release", "no task is restarted", "branch of pizza is set"}, check: func(c ops.Change) bool { return c.Labels["waggle.branch"] == "release" && !c.Rollback }},
+		"a label":      {values: map[string]string{"branch": "release"}, state: ops.Done, says: []string{"branch none → release", "no task is restarted", "branch of pizza is set"}, check: func(c ops.Change) bool { return c.Labels["waggle.branch"] == "release" }},
 		"a label away": {values: map[string]string{"channel": "none"}, state: ops.Done, check: func(c ops.Change) bool { return fmt.Sprint(c.Unset) == "[waggle.channel]" }},
 		"approve":      {values: map[string]string{"approve": "always"}, state: ops.Refused, says: []string{"it is push or none, not \"always\""}},
 		"memory": {values: map[string]string{"limit-memory": "512m"}, state: ops.Done, says: []string{"limit-memory 256 MB → 512 MB", "its tasks are restarted, 1 at a time, stop-first", "2 of 2 run with it"}, check: func(c ops.Change) bool {
-			return *c.Limits.Memory == 512<<20 && c.Limits.CPU == nil && c.Reserve == nil && c.Rollback
+			return *c.Limits.Memory == 512<<20 && c.Limits.CPU == nil && c.Reserve == nil && !c.Rollback
 		}},
 		"cores away": {values: map[string]string{"limit-cpu": "none"}, state: ops.Done, check: func(c ops.Change) bool { return *c.Limits.CPU == 0 && c.Limits.Memory == nil }},
 		"bad memory": {values: map[string]string{"limit-memory": "lots"}, state: ops.Refused, says: []string{`limit-memory cannot be set: "lots" is no amount of memory`, "It takes memory, like 512m, or none."}},
@@ -70,20 +70,25 @@ func TestSet(t *testing.T) {
 		"health": {values: map[string]string{"health": "wget -qO- localhost", "health-interval": "10s", "health-retries": "3"}, state: ops.Done, says: []string{"health true → wget -qO- localhost"}, check: func(c ops.Change) bool {
 			return fmt.Sprint(c.Health.Test) == "[CMD-SHELL wget -qO- localhost]" && c.Health.Interval == 10*time.Second && c.Health.Retries == 3
 		}},
-		"no health":      {values: map[string]string{"health": "none"}, state: ops.Done, check: func(c ops.Change) bool { return fmt.Sprint(c.Health.Test) == "[NONE]" }},
-		"bad interval":   {values: map[string]string{"health-interval": "often"}, state: ops.Refused, says: []string{`"often" is no time`}},
-		"order":          {values: map[string]string{"order": "start-first", "parallelism": "2"}, state: ops.Done, says: []string{"order stop-first → start-first", "no task is restarted"}, check: func(c ops.Change) bool { return c.UpdateOrder == "start-first" && *c.Parallelism == 2 }},
-		"order of data":  {app: "db", values: map[string]string{"order": "start-first"}, state: ops.Refused, says: []string{"two versions would use at once"}},
-		"constraints":    {values: map[string]string{"constraints": "node.role==worker,node.labels.disk != ssd"}, state: ops.Done, check: func(c ops.Change) bool { return len(*c.Constraints) == 2 }},
-		"nowhere":        {values: map[string]string{"constraints": "node.labels.disk==ssd"}, state: ops.Done, says: []string{"no node fits: n1 is not node.labels.disk==ssd"}},
-		"bad constraint": {values: map[string]string{"constraints": "disk=ssd"}, state: ops.Refused, says: []string{`"disk=ssd" is no constraint`}},
-		"data moves":     {app: "db", values: map[string]string{"constraints": "none"}, state: ops.Refused, says: []string{"its data is on one node", "copy the volume to the other node"}},
-		"ports":          {values: map[string]string{"ports": "8080:80,53:53/udp:host"}, state: ops.Done, says: []string{"ports none → 8080:80, 53:53/udp host"}, check: func(c ops.Change) bool { return len(*c.Ports) == 2 && (*c.Ports)[1].Host }},
-		"a port taken":   {values: map[string]string{"ports": "5432:80"}, state: ops.Refused, says: []string{"the port 5432/tcp is published by db already"}},
-		"a bad port":     {values: map[string]string{"ports": "80:99999"}, state: ops.Refused, says: []string{"ports are 1 to 65535"}},
-		"unknown":        {values: map[string]string{"limit-memry": "1g"}, state: ops.Refused, says: []string{"Did you mean `limit-memory`?"}},
-		"outside":        {values: map[string]string{"dockerfile": "../Dockerfile"}, state: ops.Refused, says: []string{"leads out of the repository"}},
-		"too long":       {values: map[string]string{"channel": strings.Repeat("x", 5000)}, state: ops.Refused, says: []string{"longer than 4096 bytes"}},
+		"no health":            {values: map[string]string{"health": "none"}, state: ops.Done, check: func(c ops.Change) bool { return fmt.Sprint(c.Health.Test) == "[NONE]" }},
+		"bad interval":         {values: map[string]string{"health-interval": "often"}, state: ops.Refused, says: []string{`"often" is no time`}},
+		"order":                {values: map[string]string{"order": "start-first", "parallelism": "2"}, state: ops.Done, says: []string{"order stop-first → start-first", "no task is restarted"}, check: func(c ops.Change) bool { return c.UpdateOrder == "start-first" && *c.Parallelism == 2 }},
+		"order of data":        {app: "db", values: map[string]string{"order": "start-first"}, state: ops.Refused, says: []string{"two versions would use at once"}},
+		"constraints":          {values: map[string]string{"constraints": "node.role==worker,node.labels.disk != ssd"}, state: ops.Done, check: func(c ops.Change) bool { return len(*c.Constraints) == 2 }},
+		"nowhere":              {values: map[string]string{"constraints": "node.labels.disk==ssd"}, state: ops.Done, says: []string{"only 0 of 2 will find a place: n1 is not node.labels.disk==ssd"}},
+		"bad constraint":       {values: map[string]string{"constraints": "disk=ssd"}, state: ops.Refused, says: []string{`"disk=ssd" is no constraint`}},
+		"data moves":           {app: "db", values: map[string]string{"constraints": "none"}, state: ops.Refused, says: []string{"constraints cannot be set: its data is on the node of node.id == id2", "copy its volumes (db-data) to the other node", "--constraint-rm 'node.id == id2'"}},
+		"the same, and more":   {app: "db", values: map[string]string{"constraints": "node.id==id2,node.role==worker"}, state: ops.Done},
+		"data of another node": {app: "db", values: map[string]string{"node": "n1"}, state: ops.Refused, says: []string{"node cannot be set: its data is on n2", "copy its volumes"}},
+		"no data":              {values: map[string]string{"node": "n1"}, state: ops.Refused, says: []string{"node cannot be set: the app has no persistent data", "`/app set pizza constraints=node.hostname==n1` places it"}},
+		"by default":           {values: map[string]string{"health": "image", "health-retries": "default"}, state: ops.Refused, says: []string{"set health too"}},
+		"the nodes' own":       {values: map[string]string{"ports": "22:22"}, state: ops.Refused, says: []string{"22 is the nodes' own, for SSH"}},
+		"ports":                {values: map[string]string{"ports": "8080:80,53:53/udp:host"}, state: ops.Done, says: []string{"ports none → 8080:80, 53:53/udp:host"}, check: func(c ops.Change) bool { return len(*c.Ports) == 2 && (*c.Ports)[1].Host }},
+		"a port taken":         {values: map[string]string{"ports": "5432:80"}, state: ops.Refused, says: []string{"the port 5432/tcp is published by db already"}},
+		"a bad port":           {values: map[string]string{"ports": "80:99999"}, state: ops.Refused, says: []string{"ports are 1 to 65535"}},
+		"unknown":              {values: map[string]string{"limit-memry": "1g"}, state: ops.Refused, says: []string{"Did you mean `limit-memory`?"}},
+		"outside":              {values: map[string]string{"dockerfile": "../Dockerfile"}, state: ops.Refused, says: []string{"leads out of the repository"}},
+		"too long":             {values: map[string]string{"channel": strings.Repeat("x", 5000)}, state: ops.Refused, says: []string{"longer than 4096 bytes"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -216,9 +221,9 @@ func TestRemoveApp(t *testing.T) {
 		Secrets: []ops.SecretRef{{ID: "s1", Name: "db.PASSWORD.1", File: "PASSWORD"}, {ID: "s2", Name: "shared", File: "shared"}}}}
 	h := startHouse(t, newFakeSwarm(db, ops.Service{Name: "web", Replicas: 1, Labels: map[string]string{"com.docker.stack.namespace": "shop"}}), withKey(t))
 	waits := h.pends(t, "op1", &ops.AppRemove{App: "db", Volumes: []string{"db-data"}})
-	says(t, waits, ops.Pending, "app db 1/1 of db:1 → removed", "volume db-data the data of db → removed, for good", "the volume db-log stays", "1 secret of its own is removed")
+	says(t, waits, ops.Pending, "app db 1/1 of db:1 → removed", "volume db-data on n1 the data of db → removed, for good", "the volume db-log stays on n1", "1 secret of its own is removed")
 	h.decide(t, "click1", "bob", waits.Token, ops.Approve, "")
-	says(t, h.final(t, "op1"), ops.Done, "db is removed, and the volume db-data with it")
+	says(t, h.final(t, "op1"), ops.Done, "db is removed, and with it the volume db-data on n1")
 	if h.swarm.services["db"] != nil || fmt.Sprint(h.swarm.volumesGone) != "[db-data]" || fmt.Sprint(h.swarm.secretsGone) != "[s1]" {
 		t.Errorf("volumes %v, secrets %v", h.swarm.volumesGone, h.swarm.secretsGone)
 	}
@@ -272,7 +277,7 @@ func TestAppQuestions(t *testing.T) {
 		q    ops.Question
 		want []string
 	}{
-		"list":     {ops.AppList{}, []string{"3 apps, 1 not at their count", "[pizza 6/6 2 abcdef1 n1 n3 frozen]", "[db 0/1 -  data]", "[agent 2/2 global", "db runs 0 of 1", "`/app show db`"}},
+		"list":     {ops.AppList{}, []string{"3 apps, 1 not at their count", "[pizza 6/6 unchecked 2 abcdef1 n1 n3 frozen]", "[db 0/1 failing -  data]", "[agent 2/2 global", "db runs 0 of 1", "`/app show db`"}},
 		"show":     {ops.AppShow{App: "pizza"}, []string{"pizza runs 6/6, release 2 (abcdef1) since 2 h ago", "environment DB_PASSWORD (values are hidden)", "Any number more would find a place", "deploys are frozen by @ada: holidays"}},
 		"show db":  {ops.AppShow{App: "db"}, []string{"it is pinned to n2, which is down"}},
 		"history":  {ops.AppHistory{App: "pizza"}, []string{"pizza runs release 2; 2 releases are kept", "[1 0000001 ada 2 h ago reg:5000/acme/pizza:000@sha256:111111111111]", "`/rollback pizza <number>`"}},

@@ -14,22 +14,23 @@ var theKey = ops.HostKey{Algorithm: "ssh-ed25519", Fingerprint: "SHA256:abc"}
 // fakeServers has one server whose engine joins the fake swarm at once, unless a
 // test says otherwise.
 type fakeServers struct {
-	mu         sync.Mutex
-	swarm      *fakeSwarm
-	key        ops.HostKey
-	machine    ops.Machine
-	closed     map[string]bool // addresses that it does not reach
-	udp        error
-	connect    error
-	joinErr    error
-	never      bool // the engine never becomes a node
-	joins      []ops.Join
-	asked      []string // who was connected to, with which key
-	left       int
-	images     map[string][]ops.LocalImage // by host
-	imagesGone []string
-	open       int
-	member     map[string]ops.Membership // by host
+	mu          sync.Mutex
+	swarm       *fakeSwarm
+	key         ops.HostKey
+	machine     ops.Machine
+	closed      map[string]bool // addresses that it does not reach
+	udp         error
+	connect     error
+	joinErr     error
+	never       bool // the engine never becomes a node
+	joins       []ops.Join
+	asked       []string // who was connected to, with which key
+	left        int
+	images      map[string][]ops.LocalImage // by host
+	imagesGone  []string
+	volumesGone []string
+	open        int
+	member      map[string]ops.Membership // by host
 }
 
 func newFakeServers(swarm *fakeSwarm) *fakeServers {
@@ -130,5 +131,10 @@ func (s *fakeServer) Images(context.Context) ([]ops.LocalImage, error) {
 
 func (s *fakeServer) RemoveImage(_ context.Context, name string) error {
 	s.with(func() { s.imagesGone = append(s.imagesGone, s.host+" "+name) })
+	return nil
+}
+
+func (s *fakeServer) RemoveVolume(_ context.Context, name string) error {
+	s.with(func() { s.volumesGone = append(s.volumesGone, s.host+" "+name) })
 	return nil
 }

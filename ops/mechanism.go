@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"waggle/ops/queue"
@@ -94,8 +95,25 @@ func (r *Run) plan(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if down := r.targetDown(ctx); down != "" && !slices.Contains(plan.Warnings, down) {
+		plan.Warnings = append(plan.Warnings, down)
+	}
 	r.update(func(s *Status) { s.Plan = plan })
 	return nil
+}
+
+// targetDown says that the app that is changed has its only node away, "" when that
+// is not so or not known.
+func (r *Run) targetDown(ctx context.Context) string {
+	svc, err := r.Swarm.Service(ctx, r.op.Target())
+	if err != nil || len(svc.pins()) == 0 {
+		return ""
+	}
+	nodes, err := r.Swarm.Nodes(ctx)
+	if err != nil {
+		return ""
+	}
+	return svc.pinnedDown(nodes)
 }
 
 // apply carries the plan out, and plans again when the cluster has changed

@@ -88,12 +88,7 @@ func (c *NodeClean) Plan(ctx context.Context, run *Run) (Plan, error) {
 		looks.Go(func() error {
 			e := cleaned{node: n, Images: run.Swarm}
 			if n.ID != cluster.Self {
-				addr, key := n.reachedAt(run.SSH)
-				if key == (HostKey{}) {
-					problems[i] = Errorf(Unavailable, "it was joined by hand, so its host key is not known here")
-					return nil
-				}
-				server, err := run.Servers.Connect(ctx, addr, key)
+				server, err := run.connect(ctx, n)
 				if problems[i] = err; err != nil {
 					return nil
 				}
@@ -152,6 +147,7 @@ func neededImages(services []Service) needed {
 		keep(s.Image, len(releases) > 0)
 		for _, r := range releases {
 			keep(r.Image, true)
+			keep(r.Before, false) // `/rollback` may go back to it
 		}
 	}
 	return n

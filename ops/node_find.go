@@ -119,3 +119,12 @@ func (n Node) reachedAt(d Address) (Address, HostKey) {
 	key.Algorithm, key.Fingerprint, _ = strings.Cut(n.Labels[LabelHostKey], " ")
 	return a, key
 }
+
+// connect reaches a node that was joined by Waggle, with the host key of then.
+func (r *Run) connect(ctx context.Context, n Node) (Server, error) {
+	addr, key := n.reachedAt(r.SSH)
+	if key == (HostKey{}) {
+		return nil, Errorf(Unavailable, "it was joined by hand, so its host key is not known here")
+	}
+	return r.Servers.Connect(ctx, addr, key)
+}

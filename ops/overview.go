@@ -41,7 +41,7 @@ func (Overview) Ask(ctx context.Context, r *Runner, _ Actor) (Answer, error) {
 		}
 		for _, n := range w.nodes {
 			if s.pinned(n) && !n.up() {
-				a.Concern(fmt.Sprintf("%s is pinned to %s, which is %s", s.Name, n.Hostname, n.State), "bring the node back")
+				a.Concern(fmt.Sprintf("%s is pinned to %s, which is %s: it runs nowhere else", s.Name, n.Hostname, n.State), fmt.Sprintf("bring %s back; `/node show %[1]s`", n.Hostname))
 			}
 		}
 		if s.Labels[LabelFreeze] != "" {

@@ -470,7 +470,7 @@ func TestRegistrySetupElsewhere(t *testing.T) {
 	for _, s := range n.Secrets {
 		files[s.File] = s.Name
 	}
-	if files["registry.crt"] != "crt" || files["registry.key"] != "key" || fmt.Sprint(n.Ports) != "[443:5000 host]" || fmt.Sprint(n.Constraints) != "[node.id == id2]" {
+	if files["registry.crt"] != "crt" || files["registry.key"] != "key" || fmt.Sprint(n.Ports) != "[443:5000:host]" || fmt.Sprint(n.Constraints) != "[node.id == id2]" {
 		t.Errorf("made %+v", n)
 	}
 	tells(t, environment(n), "REGISTRY_HTTP_TLS_CERTIFICATE=/run/secrets/registry.crt")

@@ -66,7 +66,8 @@ func CheckRepo(address string) error {
 		}
 	}
 	if !strings.Contains(address, "://") {
-		if !scp.MatchString(address) || strings.HasPrefix(address, "-") || strings.Contains(address, "::") || strings.Contains(address, ":-") {
+		m := scp.FindStringSubmatch(address)
+		if m == nil || strings.HasPrefix(m[1], "-") || strings.HasPrefix(address, "-") || strings.Contains(address, "::") || strings.Contains(address, ":-") {
 			return bad("it has neither a scheme nor the form user@host:path")
 		}
 		return nil

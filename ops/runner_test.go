@@ -131,7 +131,7 @@ func TestScale(t *testing.T) {
 		"fewer":          {pizza, ops.Scale{App: "pizza", Replicas: -1, Relative: true}, ops.Done, 2, "pizza runs 2 of 2"},
 		"same":           {pizza, ops.Scale{App: "pizza", Replicas: 3}, ops.Done, 3, "pizza runs 3 of 3"},
 		"below zero":     {pizza, ops.Scale{App: "pizza", Replicas: -4, Relative: true}, ops.Refused, 3, "pizza runs 3, so 4 fewer is less than none. Type `/scale pizza 0` to stop it."},
-		"huge":           {pizza, ops.Scale{App: "pizza", Replicas: 10001}, ops.Refused, 3, "10001 replicas are more than Waggle sets (10000)"},
+		"huge":           {pizza, ops.Scale{App: "pizza", Replicas: 10001}, ops.Refused, 3, "10001 replicas are more than Waggle sets (5000)"},
 		"to zero":        {pizza, ops.Scale{App: "pizza", Replicas: 0}, ops.Pending, 3, "it stops pizza"},
 		"many":           {pizza, ops.Scale{App: "pizza", Replicas: 21}, ops.Pending, 3, "21 is above 20 replicas"},
 		"unknown, near":  {pizza, ops.Scale{App: "piza", Replicas: 2}, ops.Refused, 3, "There is no app \"piza\" in this swarm. Did you mean `pizza`?"},

@@ -10,9 +10,17 @@ import (
 	"waggle/internal/nearest"
 )
 
-// maxReplicas is more than any service of a swarm sensibly has; a larger number
+// MaxReplicas is more than any service of a swarm sensibly has; a larger number
 // is a slip of the finger.
-const maxReplicas = 10000
+const MaxReplicas = 5000
+
+// CheckReplicas says why there cannot be so many.
+func CheckReplicas(n int) error {
+	if n > MaxReplicas {
+		return Errorf(Invalid, "%d replicas are more than Waggle sets (%d)", n, MaxReplicas).Then("`docker service scale` on a manager does, if you mean it.")
+	}
+	return nil
+}
 
 // Scale sets how many replicas of an app run.
 type Scale struct {
@@ -71,8 +79,9 @@ func (s *Scale) Plan(ctx context.Context, run *Run) (Plan, error) {
 	case s.to < 0:
 		return Plan{}, Errorf(Invalid, "%s runs %d, so %d fewer is less than none", s.App, from, -s.Replicas).
 			Then("Type `/scale %s 0` to stop it.", s.App)
-	case s.to > maxReplicas:
-		return Plan{}, Errorf(Invalid, "%d replicas are more than Waggle sets (%d)", s.to, maxReplicas)
+	}
+	if err := CheckReplicas(s.to); err != nil {
+		return Plan{}, err
 	}
 	plan := Plan{
 		Diffs: []Diff{{What: "replicas", From: fmt.Sprint(from), To: fmt.Sprint(s.to)}},
@@ -117,10 +126,43 @@ func (s *Scale) capacity(ctx context.Context, run *Run, plan *Plan) error {
 	if s.to > 1 && !s.svc.Health.own() && len(s.svc.Ports) > 0 {
 		plan.Warnings = append(plan.Warnings, "it has no health check of its own: unless its image has one, a new replica gets requests as soon as its process runs")
 	}
-	if pushed, err := reference.ParseNormalizedNamed(s.svc.Image); err == nil && len(w.nodes) > 1 && !strings.Contains(s.svc.Image, "@") && reference.Domain(pushed) == hub && len(releasesOf(s.svc)) > 0 {
-		plan.Warnings = append(plan.Warnings, "its image was built here and is in no registry: other nodes cannot get it; `/registry migrate` brings it to one")
+	if len(w.nodes) > 1 && run.builtHere(ctx, s.svc) {
+		plan.Warnings = append(plan.Warnings, "its image was built on a manager and is in no registry: other nodes cannot get it; `/registry migrate` brings it to one")
 	}
 	return nil
+}
+
+// builtHere says whether the service's image is known to be in no registry: it is a
+// release that went to none, or this manager's engine has it and neither pulled nor
+// pushed it.
+func (r *Run) builtHere(ctx context.Context, s Service) bool {
+	named, ok := parseImage(s.Image)
+	if _, pinned := named.(reference.Digested); !ok || pinned {
+		return false
+	}
+	if reference.Domain(named) == hub && len(releasesOf(s)) > 0 {
+		return true
+	}
+	images, err := r.Swarm.Images(ctx)
+	if err != nil {
+		r.Log.Info("it is not known where the image came from", "image", s.Image, "err", err)
+		return false
+	}
+	for _, i := range images {
+		mine := false
+		for _, name := range i.Names {
+			n, ok := parseImage(name)
+			if _, digest := n.(reference.Digested); digest {
+				mine = false
+				break
+			}
+			mine = mine || ok && reference.TagNameOnly(n).String() == reference.TagNameOnly(named).String()
+		}
+		if mine {
+			return true
+		}
+	}
+	return false
 }
 
 func releasesOf(s Service) []Release {

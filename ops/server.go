@@ -55,6 +55,7 @@ type Servers interface {
 // is spoken to by its API through that connection.
 type Server interface {
 	Images
+	Volumes
 	HostKey() HostKey
 	// Machine reads the server's engine. Errors are Forbidden when the user may
 	// not use Docker there, Unavailable when the engine does not run, hangs, or

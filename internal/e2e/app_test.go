@@ -147,7 +147,7 @@ func TestPersistentApp(t *testing.T) {
 
 	b.say(ada, "/app remove db --volumes db-data")
 	b.approve("volume db-data")
-	b.sees(ada, "db is removed; the volume db-data is not on Waggle's manager")
+	b.sees(ada, "db is removed; what is left: the volume db-data on node-2 (it was joined by hand")
 	b.eventually("the volume is free on its node", 20*time.Second, func() bool {
 		_, err := b.lab.Nodes[1].Docker(b.ctx, "volume", "rm", "db-data")
 		return err == nil

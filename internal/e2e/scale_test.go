@@ -51,7 +51,7 @@ func TestScaleRefusals(t *testing.T) {
 		"/scale piza 2":                     `There is no app "piza" in this swarm`,
 		"/scale pizza -2":                   "pizza runs 1, so 2 fewer is less than none",
 		"/scale pizza 1.5":                  "1.5 is a fraction, and replicas are whole",
-		"/scale pizza 99999":                "99999 replicas are more than Waggle sets (10000)",
+		"/scale pizza 99999":                "99999 replicas are more than Waggle sets (5000)",
 		"/scale pizza 99999999999999999999": "99999999999999999999 is too large a number of replicas",
 		"/scale pizza six":                  `"six" is not a number of replicas`,
 		"/scale pizza":                      "/scale takes an app and a number, and was given only pizza",

@@ -56,6 +56,11 @@ func (s *Server) Machine(ctx context.Context) (ops.Machine, error) { return s.do
 // Images lists the images of the server's engine.
 func (s *Server) Images(ctx context.Context) ([]ops.LocalImage, error) { return s.docker.Images(ctx) }
 
+// RemoveVolume removes a volume of the server's engine.
+func (s *Server) RemoveVolume(ctx context.Context, name string) error {
+	return s.docker.RemoveVolume(ctx, name)
+}
+
 // RemoveImage takes one name off an image of the server's engine.
 func (s *Server) RemoveImage(ctx context.Context, name string) error {
 	return s.docker.RemoveImage(ctx, name)

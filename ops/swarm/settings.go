@@ -60,13 +60,9 @@ func applySettings(spec map[string]any, svc ops.Service, change ops.Change) erro
 			o := object(container(), "Healthcheck")
 			o["Test"] = h.Test
 			for name, d := range map[string]time.Duration{"Interval": h.Interval, "Timeout": h.Timeout, "StartPeriod": h.Start} {
-				if d > 0 {
-					o[name] = number(int(d))
-				}
+				setNumber(o, name, int(d))
 			}
-			if h.Retries > 0 {
-				o["Retries"] = number(h.Retries)
-			}
+			setNumber(o, "Retries", h.Retries)
 		}
 	}
 	if change.Constraints != nil {
@@ -105,6 +101,15 @@ func applySettings(spec map[string]any, svc ops.Service, change ops.Change) erro
 		}
 	}
 	return nil
+}
+
+// setNumber sets a number that is left out where it is zero.
+func setNumber(o map[string]any, name string, n int) {
+	if n == 0 {
+		delete(o, name)
+		return
+	}
+	o[name] = number(n)
 }
 
 func portSpecs(ports []ops.Port) []any {
