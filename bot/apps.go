@@ -2,6 +2,7 @@ package bot
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -490,6 +491,9 @@ func buildSecretForm() *Form {
 
 // plainSentence is an error as a form shows it: what, then what to do, in plain text.
 func plainSentence(err error) string {
+	if !errors.As(err, new(*ops.Error)) {
+		err = ops.Errorf(ops.Invalid, "%w", err) // what is wrong with a value
+	}
 	return strings.Join(slices.DeleteFunc(strings.Split(strings.NewReplacer("*", "", "`", "", "⛔ ", "").Replace(unescaped(sentence(err))), "\n"), func(l string) bool { return l == "" }), " ")
 }
 
