@@ -140,6 +140,8 @@ func (b *Rollback) check(ctx context.Context, run *Run, r Release) (image, warni
 			return "", "", e.Then("Nothing was changed. `/deploy %s %s` builds it again.", b.App, r.Commit)
 		}
 		return "", "", e.Then("Nothing was changed. `/app history %s` shows the others.", b.App)
+	case pinned && CodeOf(err) == Unavailable:
+		return r.Image, lowerFirst(sentenceOf(err)) + ", so only nodes that have the image can run it", nil
 	case pinned:
 		return "", "", err
 	}

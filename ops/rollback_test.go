@@ -2,6 +2,7 @@ package ops_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -113,6 +114,15 @@ func TestRollback(t *testing.T) {
 	got := h.does(t, "gone", &ops.Rollback{App: "pizza", To: 2})
 	if got.State != ops.Refused || !strings.HasPrefix(said(got), "The image of release 2 of pizza is not in its registry any more: b:2@sha256:") || h.swarm.service("pizza").Version != before.Version {
 		t.Errorf("an image that is gone: %s %s", got.State, said(got))
+	}
+
+	// A registry that is away keeps nobody from what the nodes have.
+	h.swarm.registry = func(string) (string, error) {
+		return "", ops.Errorf(ops.Unavailable, "The registry reg:5000 cannot be reached")
+	}
+	got = h.does(t, "away", &ops.Rollback{App: "pizza", To: 2})
+	if want := "[the registry reg:5000 cannot be reached, so only nodes that have the image can run it]"; got.State != ops.Done || fmt.Sprint(got.Plan.Warnings) != want {
+		t.Errorf("a registry that is away: %s %s %q", got.State, said(got), got.Plan.Warnings)
 	}
 }
 
