@@ -192,11 +192,6 @@ func appSettings() []setting {
 					return "", "", err
 				}
 			}
-			for _, pin := range s.pins() {
-				if s.Persistent && !slices.ContainsFunc(list, func(raw string) bool { c, ok := parseConstraint(raw); return ok && c == pin }) {
-					return "", "", s.dataStays("the node of " + pin.key + " == " + pin.value)
-				}
-			}
 			c.Constraints = &list
 			show := func(l []string) string {
 				if len(l) == 0 {
@@ -271,19 +266,18 @@ func (s Service) dataStays(where string) error {
 			volumes = append(volumes, m.Source)
 		}
 	}
-	return Errorf(Invalid, "Its data is on %s, and elsewhere it would start without it", where).
-		Then("To move it: `/scale %[1]s 0`; copy its volumes (%[2]s) to the other node; on a manager `docker service update --constraint-rm '%[3]s' --constraint-add node.id==<id of the other> %[1]s`; `/scale %[1]s %[4]d`.",
-			s.Name, strings.Join(volumes, ", "), strings.Join(s.pinsAsWritten(), " and "), max(1, s.Replicas))
-}
-
-func (s Service) pinsAsWritten() []string {
-	var out []string
+	loosen := ""
 	for _, raw := range s.Constraints {
 		if c, ok := parseConstraint(raw); ok && slices.Contains(s.pins(), c) {
-			out = append(out, raw)
+			loosen += fmt.Sprintf("--constraint-rm '%s' ", raw)
 		}
 	}
-	return out
+	if where == "" {
+		where = "a node that is gone"
+	}
+	return Errorf(Invalid, "Its data is on %s, and elsewhere it would start without it", where).
+		Then("To move it: `/scale %[1]s 0`; copy its volumes (%[2]s) to the other node; on a manager `docker service update %[3]s--constraint-add node.id==<id of the other> %[1]s`; `/scale %[1]s %[4]d`.",
+			s.Name, strings.Join(volumes, ", "), loosen, max(1, s.Replicas))
 }
 
 // rolling says how an update replaces the tasks of the service.
@@ -477,6 +471,9 @@ func (a *AppSet) Plan(ctx context.Context, run *Run) (Plan, error) {
 		} else {
 			from, to, err = s.plan(svc, a.Values[name], &a.change)
 		}
+		if err == nil && name == "constraints" {
+			err = a.keepsData(ctx, run)
+		}
 		if e := new(Error); errors.As(err, &e) && e.Next != "" {
 			return Plan{}, Errorf(e.Code, "%s cannot be set: %s", name, lowerFirst(e.Sentence)).Then("%s", e.Next)
 		}
@@ -485,7 +482,9 @@ func (a *AppSet) Plan(ctx context.Context, run *Run) (Plan, error) {
 		}
 		plan.Diffs = append(plan.Diffs, Diff{What: name, From: from, To: to})
 		a.restarts = a.restarts || s.restarts && from != to
-		undo += fmt.Sprintf(" %s=%q", name, from)
+		if name != "node" { // data does not move back either
+			undo += fmt.Sprintf(" %s=%q", name, from)
+		}
 	}
 	if a.restarts {
 		if err := a.consequences(ctx, run, &plan); err != nil {
@@ -494,7 +493,9 @@ func (a *AppSet) Plan(ctx context.Context, run *Run) (Plan, error) {
 	} else {
 		plan.Facts = append(plan.Facts, "no task is restarted")
 	}
-	plan.Undo = undo
+	if strings.Contains(undo, "=") {
+		plan.Undo = undo
+	}
 	return plan, nil
 }
 
@@ -529,6 +530,21 @@ func (a *AppSet) home(ctx context.Context, run *Run, value string) (from, to str
 	constraints := append(slices.Clone(s.Constraints), "node.id == "+node.ID)
 	a.change.Constraints = &constraints
 	return "any", node.Hostname, nil
+}
+
+// keepsData refuses constraints that let an app leave the node of its data.
+func (a *AppSet) keepsData(ctx context.Context, run *Run) error {
+	kept := func(pin constraint) bool {
+		return slices.ContainsFunc(*a.change.Constraints, func(raw string) bool { c, ok := parseConstraint(raw); return ok && c == pin })
+	}
+	if !a.svc.Persistent || !slices.ContainsFunc(a.svc.pins(), func(pin constraint) bool { return !kept(pin) }) {
+		return nil
+	}
+	w, err := readWorld(ctx, run.Swarm)
+	if err != nil {
+		return err
+	}
+	return a.svc.dataStays(strings.TrimPrefix(on(w.homes(a.svc)), " on "))
 }
 
 // consequences are what a change that restarts tasks leads to.

@@ -45,6 +45,16 @@ func TestLink(t *testing.T) {
 	}
 	h.swarm.with(func() { delete(h.swarm.services["pizza"].Labels, "waggle.repo") })
 	says(t, h.does(t, "op3", &ops.AppLink{App: "pizza"}), ops.Refused, "pizza is not linked to a repository")
+
+	// What has a meaning without a repository stays.
+	h.swarm.with(func() {
+		h.swarm.services["pizza"].Labels = map[string]string{"waggle.repo": "r", "waggle.target": "last", "waggle.platform": "linux/amd64", "waggle.build-arg.B": "1", "waggle.build-arg.A": "2",
+			"waggle.channel": "C1", "waggle.freeze": "ada", "waggle.releases": "[]", "waggle.replicas": "3", "waggle.migrate": "no", "mine": "1"}
+	})
+	h.does(t, "op4", &ops.AppLink{App: "pizza"})
+	if c := h.swarm.changes()[2]; fmt.Sprint(c.Unset) != "[waggle.repo waggle.target waggle.platform waggle.build-arg.A waggle.build-arg.B]" {
+		t.Errorf("change %+v", c)
+	}
 }
 
 func TestSet(t *testing.T) {
@@ -77,7 +87,7 @@ func TestSet(t *testing.T) {
 		"constraints":          {values: map[string]string{"constraints": "node.role==worker,node.labels.disk != ssd"}, state: ops.Done, check: func(c ops.Change) bool { return len(*c.Constraints) == 2 }},
 		"nowhere":              {values: map[string]string{"constraints": "node.labels.disk==ssd"}, state: ops.Done, says: []string{"only 0 of 2 will find a place: n1 is not node.labels.disk==ssd"}},
 		"bad constraint":       {values: map[string]string{"constraints": "disk=ssd"}, state: ops.Refused, says: []string{`"disk=ssd" is no constraint`}},
-		"data moves":           {app: "db", values: map[string]string{"constraints": "none"}, state: ops.Refused, says: []string{"constraints cannot be set: its data is on the node of node.id == id2", "copy its volumes (db-data) to the other node", "--constraint-rm 'node.id == id2'"}},
+		"data moves":           {app: "db", values: map[string]string{"constraints": "none"}, state: ops.Refused, says: []string{"constraints cannot be set: its data is on n2", "copy its volumes (db-data) to the other node", "--constraint-rm 'node.id == id2'"}},
 		"the same, and more":   {app: "db", values: map[string]string{"constraints": "node.id==id2,node.role==worker"}, state: ops.Done},
 		"data of another node": {app: "db", values: map[string]string{"node": "n1"}, state: ops.Refused, says: []string{"node cannot be set: its data is on n2", "copy its volumes"}},
 		"no data":              {values: map[string]string{"node": "n1"}, state: ops.Refused, says: []string{"node cannot be set: the app has no persistent data", "`/app set pizza constraints=node.hostname==n1` places it"}},
@@ -145,6 +155,13 @@ func TestEnv(t *testing.T) {
 		t.Errorf("secrets %v, gone %v", h.swarm.secrets, h.swarm.secretsGone)
 	}
 	says(t, h.does(t, "op3", &ops.AppEnv{App: "pizza", Unset: []string{"NOPE"}}), ops.Refused, "pizza has no variable and no secret NOPE")
+	h.swarm.with(func() {
+		h.swarm.services["pizza"].Secrets = []ops.SecretRef{{ID: "s9", Name: "shared", File: "shared"}}
+	})
+	says(t, h.does(t, "op4", &ops.AppEnv{App: "pizza", Unset: []string{"shared"}}), ops.Done, "secret shared set → not set", "the swarm secret shared stays: Waggle did not make it")
+	if c := h.swarm.changes()[2]; fmt.Sprint(c.DropSecrets) != "[s9]" || fmt.Sprint(h.swarm.secretsGone) != "[s1]" {
+		t.Errorf("change %+v, gone %v", c, h.swarm.secretsGone)
+	}
 
 	a, err := h.Ask(t.Context(), person("ada"), ops.AppEnvList{App: "pizza"})
 	if text := fmt.Sprint(a); err != nil || strings.Contains(text, "canary") || !strings.Contains(text, "[OVEN hidden]") {
@@ -294,5 +311,18 @@ func TestAppQuestions(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestTargetDown: each plan says that the app's only node is away.
+func TestTargetDown(t *testing.T) {
+	swarm := newFakeSwarm(ops.Service{Name: "db", Replicas: 1, Constraints: []string{"node.hostname == n2"}})
+	swarm.nodes[1].State = "down"
+	h := startHouse(t, swarm, withKey(t))
+	for i, op := range []ops.Operation{&ops.AppSet{App: "db", Values: map[string]string{"channel": "C1"}}, &ops.AppLink{App: "db", Repo: "https://git.example.com/acme/db.git"}} {
+		s := h.does(t, fmt.Sprint("op", i), op)
+		if want := "it is pinned to n2, which is down: nothing of it runs until n2 is back"; fmt.Sprint(s.Plan.Warnings) != "["+want+"]" {
+			t.Errorf("warnings %q", s.Plan.Warnings)
+		}
 	}
 }

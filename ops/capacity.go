@@ -71,5 +71,16 @@ func (s Service) shortage(to int, nodes []Node, used map[string]Reserved) string
 	if have+more >= to {
 		return ""
 	}
-	return fmt.Sprintf("only %d of %d will find a place: %s", have+more, to, strings.Join(why[:min(4, len(why))], ", "))
+	text := fmt.Sprintf("only %d of %d will find a place: %s", have+more, to, strings.Join(why[:min(4, len(why))], ", "))
+	var each []string
+	if s.ReserveCPU > 0 {
+		each = append(each, cores(s.ReserveCPU)+" cores")
+	}
+	if s.ReserveMemory > 0 {
+		each = append(each, bytesText(s.ReserveMemory))
+	}
+	if len(each) > 0 {
+		text += "; each reserves " + strings.Join(each, " and ")
+	}
+	return text
 }

@@ -109,7 +109,7 @@ func (c *NodeClean) Plan(ctx context.Context, run *Run) (Plan, error) {
 	c.engines = nil
 	for i, e := range found {
 		if problems[i] != nil {
-			plan.Warnings = append(plan.Warnings, fmt.Sprintf("%s is left out (%s): type `docker image prune --all` there", nodes[i].Hostname, sentenceOf(problems[i])))
+			plan.Warnings = append(plan.Warnings, fmt.Sprintf("%s is left out (%s): type `docker image prune --all` there; what a release needs of it is pulled again", nodes[i].Hostname, sentenceOf(problems[i])))
 			continue
 		}
 		c.engines = append(c.engines, e)

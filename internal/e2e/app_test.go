@@ -141,7 +141,7 @@ func TestPersistentApp(t *testing.T) {
 	waits := b.sees(grace, "db: replicas 1 → 2 waits for an approval")
 	contains(t, "the plan", waits.Plain(), "persistent data, which its replicas would share")
 	b.say(ada, "/app set db constraints=none")
-	b.sees(ada, "constraints cannot be set: its data is on one node")
+	b.sees(ada, "constraints cannot be set: its data is on node-2")
 	b.say(ada, "/node drain node-2 --dry-run")
 	b.seesAbout("db has no other place and stays down", "availability active → drain")
 
