@@ -305,7 +305,7 @@ func tasksPart(s Service, w world) Part {
 	for _, n := range w.nodes {
 		names[n.ID] = n.Hostname
 	}
-	rows := [][]string{{"TASK", "NODE", "STATE", "SINCE", "ERROR"}}
+	rows := [][]string{{"TASK", "NODE", "STATE", "SINCE (UTC)", "ERROR"}}
 	tasks := slices.Clone(w.of[s.ID])
 	slices.SortStableFunc(tasks, func(a, b Task) int {
 		return cmp.Or(strings.Compare(names[a.NodeID], names[b.NodeID]), a.Slot-b.Slot, b.Created.Compare(a.Created))
@@ -463,7 +463,7 @@ func (q AppLogs) Ask(ctx context.Context, r *Runner, _ Actor) (Answer, error) {
 	if q.Lines > 0 && len(out) > q.Lines {
 		out = out[len(out)-q.Lines:]
 	}
-	a := Answer{Head: fmt.Sprintf("The last %s of %s", many(len(out), "line"), svc.Name), Moves: true}
+	a := Answer{Head: fmt.Sprintf("The last %s of %s, times in UTC", many(len(out), "line"), svc.Name), Moves: true}
 	if len(out) == 0 {
 		a.Head = svc.Name + " printed nothing"
 		if q.Grep != "" || q.Task != "" || q.Since > 0 {
