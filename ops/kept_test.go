@@ -26,9 +26,13 @@ func (h *house) waits(t *testing.T, p ops.Push) {
 // waiting is how many jobs the queue of deploys has that are not done.
 func (h *house) waiting(t *testing.T) int64 {
 	t.Helper()
-	rdb, n := h.Store.Client(), int64(0)
-	n += rdb.LLen(t.Context(), "waggle:asynq:{deploys}:pending").Val() + rdb.LLen(t.Context(), "waggle:asynq:{deploys}:active").Val()
-	return n + rdb.ZCard(t.Context(), "waggle:asynq:{deploys}:retry").Val()
+	all := h.Store.Client().TxPipeline() // at one moment: jobs go from one to the other
+	pending, active := all.LLen(t.Context(), "waggle:asynq:{deploys}:pending"), all.LLen(t.Context(), "waggle:asynq:{deploys}:active")
+	retry := all.ZCard(t.Context(), "waggle:asynq:{deploys}:retry")
+	if _, err := all.Exec(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return pending.Val() + active.Val() + retry.Val()
 }
 
 // TestPushWhileDockerIsAway: it is deployed once when Docker answers, by another
