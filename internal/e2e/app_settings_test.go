@@ -99,7 +99,7 @@ func TestSettingsTouchOnlyTheirField(t *testing.T) {
 	b := start(t)
 	b.service("other", "--endpoint-mode", "vip", "--publish", "18099:80")
 	b.service("plain")
-	b.service("pizza", "--replicas", "2", "--endpoint-mode", "vip", "--update-monitor", "1s", "--update-parallelism", "2", "--label", "mine=1",
+	b.service("pizza", "--replicas", "2", "--endpoint-mode", "vip", brief, "--update-parallelism", "2", "--label", "mine=1",
 		"--container-label", "theirs=2", "--env", "MODE=x", "--hostname", "pizza", "--dns", "10.0.0.1", "--ulimit", "nofile=1000:1000", "--restart-delay", "1s",
 		"--log-driver", "json-file", "--log-opt", "max-size=1m", "--rollback-parallelism", "3", "--secret", "source="+b.madeSecret("shared-topping")+",target=shared_topping")
 	b.eventually("both run", time.Minute, func() bool { return b.running("pizza") == 2 })
@@ -221,7 +221,7 @@ func TestFormAndPorts(t *testing.T) {
 	b.fill(ada, v, map[string]string{"image": image, "replicas": "0", "ports": "18080:8080:host", "env": "MODE=form", "health": "wget -qO- localhost:8080",
 		"constraints": "node.hostname!=node-1", "cpu": "0.5", "memory": "64m", "channel": channel, "approve": "yes"})
 	b.sees(ada, "web runs 0 of 0")
-	b.docker("service", "update", "--detach", "--quiet", "--update-monitor", "1s", "--update-parallelism", "2", "web")
+	b.docker("service", "update", "--detach", "--quiet", brief, "--update-parallelism", "2", "web")
 	s := b.inspect("web", "{{json .Spec}}")
 	contains(t, "the service", s, `"MODE=form"`, `"NanoCPUs":500000000`, `"MemoryBytes":67108864`, `"node.hostname!=node-1"`, `"wget -qO- localhost:8080"`,
 		`"PublishMode":"host"`, `"PublishedPort":18080`, `"Order":"stop-first"`, `"waggle.approve":"push"`, `"waggle.channel":"`+channel+`"`)

@@ -42,6 +42,7 @@ func TestAppLife(t *testing.T) {
 	if got := b.inspect("pizza", "{{.Spec.Mode.Replicated.Replicas}}"); got != "0" {
 		t.Errorf("it has %s replicas before its first push", got)
 	}
+	b.docker("service", "update", "--detach", brief, "pizza")
 	b.push(repo, b.chatty("1"), "Bake")
 	b.sees(ada, "pizza runs release 1")
 	b.say(ada, "/scale pizza=3")

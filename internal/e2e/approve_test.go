@@ -26,7 +26,7 @@ func (b *bench) click(user string, m workspace.Message, action string) {
 
 func TestScaleToZeroWaitsForAnApproval(t *testing.T) {
 	b := start(t, map[string]string{"WAGGLE_SLACK_AUDIT_CHANNEL": "C0OPS"})
-	b.service("pizza")
+	b.service("pizza", brief)
 	b.say(ada, "/scale pizza 0")
 	m := b.sees(grace, "pizza: replicas 1 → 0 waits for an approval")
 	contains(t, "the message", m.Plain(), "Why: it stops pizza", "Somebody other than @ada may approve it", "[Approve]", "[Reject]")
@@ -59,7 +59,7 @@ func TestScaleToZeroWaitsForAnApproval(t *testing.T) {
 
 func TestRejectedWithAReason(t *testing.T) {
 	b := start(t)
-	b.service("pizza")
+	b.service("pizza", brief)
 	b.say(ada, "/scale pizza 21")
 	m := b.sees(grace, "pizza: replicas 1 → 21 waits for an approval")
 	b.click(grace, m, "reject")
@@ -75,7 +75,7 @@ func TestRejectedWithAReason(t *testing.T) {
 
 func TestApprovalOutlivesAKill(t *testing.T) {
 	b := start(t)
-	b.service("pizza")
+	b.service("pizza", brief)
 	b.say(ada, "/scale pizza 0")
 	m := b.sees(grace, "waits for an approval")
 	b.waggle.Kill()

@@ -24,7 +24,7 @@ func (b *bench) files(user string) string {
 // TestBuildSecret is given to the build that mounts it, and is nowhere else.
 func TestBuildSecret(t *testing.T) {
 	b := start(t)
-	repo := b.linked("pizza", 1)
+	repo := b.linked("pizza", 1, brief)
 	const canary = "canary-npm-4b7e"
 	value := "//registry.example.com/:_authToken=" + canary + "\nalways-auth=true"
 	b.fill(ada, b.form(ada, "/app build-secret pizza set npm"), map[string]string{"value": value})

@@ -111,7 +111,7 @@ func (b *bench) strayKeys() string {
 
 func TestSamePushIsDeployedOnce(t *testing.T) {
 	b := start(t)
-	repo := b.linked("pizza", 1)
+	repo := b.linked("pizza", 1, brief)
 	b.push(repo, b.dockerfile("1"), "Bake a pizza")
 	deliveries, err := b.forge.Wait(b.ctx, 1)
 	b.must(err)
@@ -301,7 +301,7 @@ func TestKilledAtAnyStep(t *testing.T) {
 
 func TestAppsSideBySideNewestFirst(t *testing.T) {
 	b := start(t)
-	pizza, pasta := b.linked("pizza", 1), b.linked("pasta", 1)
+	pizza, pasta := b.linked("pizza", 1, brief), b.linked("pasta", 1, brief)
 	first := b.push(pizza, b.slow("1", 15), "First")
 	b.building("pizza", "First")
 	second := b.push(pizza, b.dockerfile("2"), "Second")
@@ -338,7 +338,7 @@ func TestManyPushesAtOnce(t *testing.T) {
 	var pushing sync.WaitGroup
 	heads := make([]string, len(apps))
 	for i, app := range apps {
-		repo := b.linked(app, 1)
+		repo := b.linked(app, 1, brief)
 		pushing.Go(func() {
 			for n := range []int{4, 3, 3}[i] {
 				sha, err := repo.Push(b.ctx, b.dockerfile(fmt.Sprint(n)), fmt.Sprintf("%s, number %d", app, n))
@@ -404,7 +404,7 @@ func TestForgesByTheirRoutes(t *testing.T) {
 			t.Errorf("%s without a signature: %d %s", p, code, text)
 		}
 	}
-	repo := b.linked("pizza", 1)
+	repo := b.linked("pizza", 1, brief)
 	sha := b.push(repo, b.dockerfile("1"), "Bake a pizza")
 	b.sees(ada, "pizza runs release 1 ("+sha[:7]+")")
 	push := fmt.Sprintf(`{"object_kind":"push","ref":"refs/heads/main","before":%q,"after":%q,"user_username":"ada","commits":[],"total_commits_count":1,"project":{"git_http_url":%q,"path_with_namespace":"acme/pizza","default_branch":"main"}}`,

@@ -114,7 +114,7 @@ func TestNodeLife(t *testing.T) {
 	}
 
 	// Both run tasks.
-	b.service("pizza", "--replicas", "10", "--replicas-max-per-node", "2")
+	b.service("pizza", brief, "--replicas", "10", "--replicas-max-per-node", "2")
 	b.eventually("all ten run, two on each node", time.Minute, func() bool { return b.running("pizza") == 10 })
 
 	b.say(ada, "/node list")

@@ -114,7 +114,7 @@ func TestRegistryLife(t *testing.T) {
 	done := b.processes("canary-")
 	at, nothing := b.lab.Private.Addr+"/acme", b.configs()
 
-	repo := b.linked("pizza", 1)
+	repo := b.linked("pizza", 1, brief)
 	b.push(repo, b.pizza("1"), "Bake a pizza")
 	m := b.sees(ada, "There is no default registry, and the other 2 nodes could not get the image")
 	contains(t, "the refusal", m.Plain(), "/registry add")
@@ -200,7 +200,7 @@ func TestRegistryLife(t *testing.T) {
 // of a deploy is waited for.
 func TestPushOutlivesItsRegistry(t *testing.T) {
 	b := start(t)
-	repo := b.linked("pizza", 1)
+	repo := b.linked("pizza", 1, brief)
 	b.lab.Private.Stop()
 	restart := func() { b.must(b.lab.Private.Start(b.ctx)) }
 	b.Cleanup(restart)
@@ -242,7 +242,7 @@ func TestSecretKeyIsAnother(t *testing.T) {
 	b.stop()
 	b.settings["WAGGLE_SECRET_KEY"] = rig.SecretKey()
 	b.serve()
-	repo := b.linked("pizza", 1)
+	repo := b.linked("pizza", 1, brief)
 	b.push(repo, b.pizza("1"), "Bake a pizza")
 	b.sees(ada, "The password of the registry lab is sealed with another secret_key")
 	b.say(ada, "/registry list")
@@ -277,7 +277,7 @@ func TestRegistrySetup(t *testing.T) {
 
 	b.say(ada, "/registry default local")
 	b.sees(ada, "Built images are pushed to local from now on")
-	repo := b.linked("pizza", 1)
+	repo := b.linked("pizza", 1, brief)
 	sha := b.push(repo, b.pizza("1"), "Bake a pizza")
 	b.sees(ada, "pizza runs release 1 ("+sha[:7]+"), 1 of 1")
 	b.say(ada, "/scale pizza 3")
@@ -287,7 +287,7 @@ func TestRegistrySetup(t *testing.T) {
 	}
 
 	// What nothing names goes, and what runs stays.
-	other := b.linked("pasta", 1)
+	other := b.linked("pasta", 1, brief)
 	files := b.pizza("1")
 	files["big"] = noise(3 << 20)
 	files["Dockerfile"] = strings.Replace(files["Dockerfile"], "COPY version", "COPY big /big\nCOPY version", 1)
@@ -397,7 +397,7 @@ func TestMigrateToACluster(t *testing.T) {
 		replicas int
 		args     []string
 	}{{"pizza", 2, nil}, {"pasta", 1, nil}, {"data", 1, []string{"--mount", "type=volume,source=menu,target=/menu"}}} {
-		repo := b.linked(app.name, app.replicas, app.args...)
+		repo := b.linked(app.name, app.replicas, append(app.args, brief)...)
 		sha := b.push(repo, b.pizza(app.name), "Cook "+app.name)
 		b.sees(ada, fmt.Sprintf("%s runs release 1 (%s), %d of %[3]d", app.name, sha[:7], app.replicas))
 		if image := b.image(app.name); image != app.name+":"+sha[:12] {
