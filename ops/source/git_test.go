@@ -227,6 +227,7 @@ func TestCheckoutRefusesBadInput(t *testing.T) {
 		"ssh option as host":    {"ssh://-oProxyCommand=x/p", hash, ""},
 		"ssh option as user":    {"ssh://-oProxyCommand@host/p", hash, ""},
 		"scp option":            {"-oProxyCommand=x:p", hash, ""},
+		"scp option as host":    {"git@-oProxyCommand=x:p", hash, ""},
 		"scp path option":       {"host:-p", hash, ""},
 		"newline":               {"https://example.com/p\n.git", hash, ""},
 		"local path":            {"/etc", hash, ""},
