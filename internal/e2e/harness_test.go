@@ -6,6 +6,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -13,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -33,13 +35,19 @@ const (
 )
 
 var (
-	labs   = lab.Pool{Options: lab.Options{Nodes: 5, Spare: 2, Swarm: true}, Most: 2}
+	labs   = lab.Pool{Options: lab.Options{Nodes: 5, Spare: 2, Swarm: true}, Most: 3}
 	binary string
 )
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
+	// They wait for the swarm more than they work, so there may be more of them than cores.
+	flag.Parse()
+	if err := flag.Set("test.parallel", strconv.Itoa(labs.Most)); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	if os.Getenv("WAGGLE_LAB") == "1" {
 		dir, err := os.MkdirTemp("", "waggle-e2e-")
 		if err != nil {
