@@ -17,7 +17,12 @@ import (
 	"waggle/internal/workspace"
 )
 
-const grace = "U0GRACE" // approves
+const (
+	grace = "U0GRACE" // approves
+	// forgotten is how long the other nodes speak to one that has left: what they get
+	// for it counts against the few answers a second that its kernel gives to a look.
+	forgotten = 10 * time.Second
+)
 
 // joins has a server join by Waggle, by ssh and by one call on its own engine's
 // socket, in turns, and leave again.
@@ -128,7 +133,7 @@ func (b *bench) part(ctx context.Context, n *lab.Node) error {
 		return err
 	}
 	_, err := b.docker(ctx, "node", "rm", "--force", n.Name)
-	return errors.Join(err, sleep(ctx, 2*time.Second))
+	return errors.Join(err, sleep(ctx, forgotten))
 }
 
 // ready waits until the manager's engine says that a node is Ready, asking it
