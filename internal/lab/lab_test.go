@@ -227,7 +227,7 @@ func testSwarm(t *testing.T, l *Lab) {
 			t.Fatal(err)
 		}
 	}
-	err = poll(ctx, 30*time.Second, func(ctx context.Context) error {
+	err = poll(ctx, 90*time.Second, func(ctx context.Context) error {
 		out, err = m.Docker(ctx, "service", "ps", "pizza", "-f", "desired-state=running", "--format", "{{.Node}} {{.CurrentState}}")
 		if err == nil && strings.Count(out, "Running") != 3 {
 			err = errors.New(out)
