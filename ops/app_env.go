@@ -74,7 +74,7 @@ func (a *AppEnv) open(key secret.Key, sealed map[string]string) (map[string]secr
 
 // Plan says which variables change; values are shown to nobody.
 func (a *AppEnv) Plan(ctx context.Context, run *Run) (Plan, error) {
-	svc, err := findApp(ctx, run.Swarm, a.App)
+	svc, err := run.app(ctx, a.App)
 	if err != nil {
 		return Plan{}, err
 	}
@@ -144,6 +144,11 @@ func (a *AppEnv) drop(r SecretRef) {
 
 // owns says whether Waggle made the secret for this app.
 func (s Service) owns(r SecretRef) bool { return strings.HasPrefix(r.Name, s.Name+".") }
+
+// ownSecrets are the secrets that Waggle made for this app.
+func (s Service) ownSecrets() []SecretRef {
+	return slices.DeleteFunc(slices.Clone(s.Secrets), func(r SecretRef) bool { return !s.owns(r) })
+}
 
 // secret returns the service's secret that is the file of that name.
 func (s Service) secret(name string) (SecretRef, bool) {

@@ -50,7 +50,7 @@ func (*AppLink) Needs() Role      { return Operator }
 
 // Plan says which labels change; no task is restarted.
 func (l *AppLink) Plan(ctx context.Context, run *Run) (Plan, error) {
-	svc, err := findApp(ctx, run.Swarm, l.App)
+	svc, err := run.app(ctx, l.App)
 	if err != nil {
 		return Plan{}, err
 	}

@@ -32,7 +32,7 @@ func (*AppRemove) Needs() Role      { return Operator }
 
 // Plan names what goes and what stays.
 func (r *AppRemove) Plan(ctx context.Context, run *Run) (Plan, error) {
-	svc, err := findApp(ctx, run.Swarm, r.App)
+	svc, err := run.app(ctx, r.App)
 	if CodeOf(err) == NotFound && r.Decided != nil { // an attempt that was cut off removed it
 		r.svc = Service{ID: r.Decided.ID, Name: r.App}
 		return Plan{}, nil
@@ -82,8 +82,8 @@ func (r *AppRemove) Plan(ctx context.Context, run *Run) (Plan, error) {
 	}
 	plan.Facts = append(plan.Facts, "its images stay in the registry")
 	if len(svc.Secrets) > 0 {
-		own := slices.DeleteFunc(slices.Clone(svc.Secrets), func(ref SecretRef) bool { return !svc.owns(ref) })
-		plan.Facts = append(plan.Facts, fmt.Sprintf("%s of its own %s removed", many(len(own), "secret"), oneOrMore(len(own), "is", "are")))
+		own := len(svc.ownSecrets())
+		plan.Facts = append(plan.Facts, fmt.Sprintf("%s of its own %s removed", many(own, "secret"), oneOrMore(own, "is", "are")))
 	}
 	if releases, err := svc.Releases(); err == nil && len(releases) > 0 {
 		plan.Warnings = append(plan.Warnings, "its releases are kept in the service, and go with it")
@@ -111,14 +111,18 @@ func (w world) homes(s Service) []Node {
 
 // on says where a volume is, " on n1, n2"; "" when that is not known.
 func on(nodes []Node) string {
+	if len(nodes) == 0 {
+		return ""
+	}
+	return " on " + hostnames(nodes)
+}
+
+func hostnames(nodes []Node) string {
 	names := make([]string, len(nodes))
 	for i, n := range nodes {
 		names[i] = n.Hostname
 	}
-	if len(names) == 0 {
-		return ""
-	}
-	return " on " + strings.Join(names, ", ")
+	return strings.Join(names, ", ")
 }
 
 // sharing is another service that mounts the volume, "" when none does.
@@ -134,12 +138,7 @@ func sharing(s Service, volume string, services []Service) string {
 // Apply removes the service.
 func (r *AppRemove) Apply(ctx context.Context, run *Run) error {
 	if r.Decided == nil {
-		r.Decided = &AppRemoval{ID: r.svc.ID}
-		for _, ref := range r.svc.Secrets {
-			if r.svc.owns(ref) {
-				r.Decided.Secrets = append(r.Decided.Secrets, ref)
-			}
-		}
+		r.Decided = &AppRemoval{ID: r.svc.ID, Secrets: r.svc.ownSecrets()}
 		for _, n := range r.homes {
 			r.Decided.Nodes = append(r.Decided.Nodes, n.ID)
 		}

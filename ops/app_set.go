@@ -444,7 +444,7 @@ func (*AppSet) Needs() Role      { return Operator }
 
 // Plan says what each setting was and will be, and whether tasks are restarted.
 func (a *AppSet) Plan(ctx context.Context, run *Run) (Plan, error) {
-	svc, err := findApp(ctx, run.Swarm, a.App)
+	svc, err := run.app(ctx, a.App)
 	if err != nil {
 		return Plan{}, err
 	}
@@ -515,7 +515,7 @@ func (a *AppSet) home(ctx context.Context, run *Run, value string) (from, to str
 	}
 	homes := w.homes(s)
 	if value == "none" {
-		return "", "", s.dataStays(strings.TrimPrefix(on(homes), " on "))
+		return "", "", s.dataStays(hostnames(homes))
 	}
 	node, _, err := findNode(ctx, run.Swarm, value)
 	if err != nil {
@@ -525,7 +525,7 @@ func (a *AppSet) home(ctx context.Context, run *Run, value string) (from, to str
 		return node.Hostname, node.Hostname, nil
 	}
 	if len(s.pins()) > 0 || len(homes) > 0 && !slices.ContainsFunc(homes, func(n Node) bool { return n.ID == node.ID }) {
-		return "", "", s.dataStays(strings.TrimPrefix(on(homes), " on "))
+		return "", "", s.dataStays(hostnames(homes))
 	}
 	constraints := append(slices.Clone(s.Constraints), "node.id == "+node.ID)
 	a.change.Constraints = &constraints
@@ -544,7 +544,7 @@ func (a *AppSet) keepsData(ctx context.Context, run *Run) error {
 	if err != nil {
 		return err
 	}
-	return a.svc.dataStays(strings.TrimPrefix(on(w.homes(a.svc)), " on "))
+	return a.svc.dataStays(hostnames(w.homes(a.svc)))
 }
 
 // consequences are what a change that restarts tasks leads to.

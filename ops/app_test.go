@@ -325,4 +325,9 @@ func TestTargetDown(t *testing.T) {
 			t.Errorf("warnings %q", s.Plan.Warnings)
 		}
 	}
+	// A node of the same name is another thing.
+	swarm.nodes[0].Hostname = "db"
+	if s := h.does(t, "node", &ops.NodeAvailability{Node: "db", To: ops.Pause}); s.State != ops.Done || len(s.Plan.Warnings) > 0 {
+		t.Errorf("%s, and a node is told to be pinned: %q", s.State, s.Plan.Warnings)
+	}
 }

@@ -66,7 +66,7 @@ func (b *AppBuildSecret) Seal(key secret.Key) (err error) {
 
 // Plan says whether there was one; no task is restarted.
 func (b *AppBuildSecret) Plan(ctx context.Context, run *Run) (Plan, error) {
-	svc, err := findApp(ctx, run.Swarm, b.App)
+	svc, err := run.app(ctx, b.App)
 	if err != nil {
 		return Plan{}, err
 	}

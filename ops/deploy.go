@@ -71,7 +71,7 @@ func (d *Deploy) what() string {
 
 // Plan says which image and release the app would get.
 func (d *Deploy) Plan(ctx context.Context, run *Run) (Plan, error) {
-	svc, err := findApp(ctx, run.Swarm, d.App)
+	svc, err := run.app(ctx, d.App)
 	if err != nil {
 		return Plan{}, err
 	}

@@ -45,7 +45,7 @@ func (f *Freeze) Plan(ctx context.Context, run *Run) (Plan, error) {
 		return Plan{}, err
 	}
 	if f.App != AllApps {
-		if f.svc, err = findApp(ctx, run.Swarm, f.App); err != nil {
+		if f.svc, err = run.app(ctx, f.App); err != nil {
 			return Plan{}, err
 		}
 	}

@@ -105,15 +105,14 @@ func (r *Run) plan(ctx context.Context) error {
 // targetDown says that the app that is changed has its only node away, "" when that
 // is not so or not known.
 func (r *Run) targetDown(ctx context.Context) string {
-	svc, err := r.Swarm.Service(ctx, r.op.Target())
-	if err != nil || len(svc.pins()) == 0 {
+	if len(r.target.pins()) == 0 {
 		return ""
 	}
 	nodes, err := r.Swarm.Nodes(ctx)
 	if err != nil {
 		return ""
 	}
-	return svc.pinnedDown(nodes)
+	return r.target.pinnedDown(nodes)
 }
 
 // apply carries the plan out, and plans again when the cluster has changed

@@ -111,8 +111,9 @@ type Run struct {
 	Log *slog.Logger
 
 	op       Operation
-	resumed  bool  // it has begun before
-	approved *Plan // the plan that somebody approved
+	target   Service // that the plan changes; the zero one when it is no app
+	resumed  bool    // it has begun before
+	approved *Plan   // the plan that somebody approved
 	persist  func(ctx context.Context, op json.RawMessage) error
 	applying func(ctx context.Context) error // makes it durable that slow work is over
 	message  Message

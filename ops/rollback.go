@@ -32,7 +32,7 @@ func (*Rollback) Needs() Role      { return Operator }
 
 // Plan finds the release and asks the registry whether its image is still there.
 func (b *Rollback) Plan(ctx context.Context, run *Run) (Plan, error) {
-	svc, err := findApp(ctx, run.Swarm, b.App)
+	svc, err := run.app(ctx, b.App)
 	if err != nil {
 		return Plan{}, err
 	}

@@ -50,7 +50,7 @@ func (*Scale) Needs() Role      { return Operator }
 
 // Plan works out the number and refuses what cannot be scaled.
 func (s *Scale) Plan(ctx context.Context, run *Run) (Plan, error) {
-	svc, err := findApp(ctx, run.Swarm, s.App)
+	svc, err := run.app(ctx, s.App)
 	if err != nil {
 		return Plan{}, err
 	}
@@ -201,6 +201,13 @@ func (s *Scale) Converge(ctx context.Context, run *Run) (string, error) {
 		return fmt.Sprintf("%s is stopped", s.App), nil
 	}
 	return fmt.Sprintf("%s runs %d of %d", s.App, got.Running, got.Wanted), nil
+}
+
+// app is findApp for the app that the operation changes.
+func (r *Run) app(ctx context.Context, name string) (svc Service, err error) {
+	svc, err = findApp(ctx, r.Swarm, name)
+	r.target = svc
+	return svc, err
 }
 
 // findApp returns the service of that name, or an error with the nearest name.
