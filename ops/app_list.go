@@ -290,14 +290,22 @@ func (s Service) worries(nodes []Node) []string {
 	return out
 }
 
-// pinnedDown says that the service's only node is away, "" when none is.
-func (s Service) pinnedDown(nodes []Node) string {
-	for _, n := range nodes {
-		if s.pinned(n) && !n.up() {
-			return fmt.Sprintf("it is pinned to %s, which is %s: nothing of it runs until %[1]s is back", n.Hostname, n.State)
-		}
+// downHome is the service's only node when that is away.
+func (s Service) downHome(nodes []Node) (Node, bool) {
+	i := slices.IndexFunc(nodes, func(n Node) bool { return s.pinned(n) && !n.up() })
+	if i < 0 {
+		return Node{}, false
 	}
-	return ""
+	return nodes[i], true
+}
+
+// pinnedDown says that the service's only node is away, "" when it is not.
+func (s Service) pinnedDown(nodes []Node) string {
+	n, down := s.downHome(nodes)
+	if !down {
+		return ""
+	}
+	return fmt.Sprintf("it is pinned to %s, which is %s: nothing of it runs until %[1]s is back", n.Hostname, n.State)
 }
 
 func tasksPart(s Service, w world) Part {

@@ -99,12 +99,17 @@ func (r *Runner) giveUp(ctx context.Context, req Request, push Push, why error) 
 	return nil
 }
 
-// lookAgain offers a push, of which one app's job came from what was known a while
-// ago, to the other apps, and waits for the swarm to answer as lookAtKept does.
-func (r *Runner) lookAgain(ctx context.Context, req Request, d *Deploy) error {
+// lookAgain, before anything of a deploy is done, offers a push of which the job came
+// from what was known a while ago to the other apps, and waits for the swarm to answer
+// as lookAtKept does. Other operations have nothing to look at.
+func (r *Runner) lookAgain(ctx context.Context, rec record, op Operation) error {
+	d, ok := op.(*Deploy)
+	if !ok || !d.Look || rec.State != "" {
+		return nil
+	}
 	now, err := r.readLinks(ctx)
 	switch {
-	case err != nil && r.Env.Now().Sub(req.At) > keptFor:
+	case err != nil && r.Env.Now().Sub(rec.At) > keptFor:
 		return nil // its plan will say so
 	case err != nil:
 		return queue.ErrBusy

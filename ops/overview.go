@@ -39,10 +39,8 @@ func (Overview) Ask(ctx context.Context, r *Runner, _ Actor) (Answer, error) {
 				a.Concern(problem, fmt.Sprintf("`/app show %s`", s.Name))
 			}
 		}
-		for _, n := range w.nodes {
-			if s.pinned(n) && !n.up() {
-				a.Concern(fmt.Sprintf("%s is pinned to %s, which is %s: it runs nowhere else", s.Name, n.Hostname, n.State), fmt.Sprintf("bring %s back; `/node show %[1]s`", n.Hostname))
-			}
+		if n, down := s.downHome(w.nodes); down {
+			a.Concern(fmt.Sprintf("%s is pinned to %s, which is %s: it runs nowhere else", s.Name, n.Hostname, n.State), fmt.Sprintf("bring %s back; `/node show %[1]s`", n.Hostname))
 		}
 		if s.Labels[LabelFreeze] != "" {
 			frozen = append(frozen, s.Name)

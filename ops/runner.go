@@ -215,10 +215,8 @@ func (r *Runner) handle(ctx context.Context, payload []byte) error {
 	if err != nil {
 		return err
 	}
-	if d, ok := op.(*Deploy); ok && d.Look && rec.State == "" {
-		if err := r.lookAgain(ctx, rec.Request, d); err != nil {
-			return err
-		}
+	if err := r.lookAgain(ctx, rec, op); err != nil {
+		return err
 	}
 	decision := rec.Approved
 	if rec.State == Pending {

@@ -32,22 +32,22 @@ func doctor(ctx context.Context, args []string, stdout, stderr io.Writer) error 
 	}
 	defer s.close()
 	checkups := s.checkups(settings)
-	found := make([]finding, len(checkups))
-	var all sync.WaitGroup
+	all := make([]finding, len(checkups))
+	var looking sync.WaitGroup
 	for i, c := range checkups {
-		all.Go(func() {
+		looking.Go(func() {
 			ctx, cancel := context.WithTimeout(ctx, checkupTimeout)
 			defer cancel()
-			found[i] = c.look(ctx)
+			all[i] = c.look(ctx)
 		})
 	}
-	all.Wait()
+	looking.Wait()
 	failed := 0
 	for i, c := range checkups {
-		if found[i].err != nil {
+		if len(all[i].fail) > 0 {
 			failed++
 		}
-		if err := found[i].print(stdout, c.part); err != nil {
+		if err := all[i].print(stdout, c.part); err != nil {
 			return err
 		}
 	}
@@ -67,23 +67,38 @@ type checkup struct {
 type finding struct {
 	says string
 	warn []ops.Concern
-	err  error // why Waggle could not work so
+	fail []error // why Waggle could not work so
+}
+
+// found is what a check says, unless it failed.
+func found(says string, err error) finding {
+	if err != nil {
+		return finding{fail: []error{err}}
+	}
+	return finding{says: says}
 }
 
 // asked is the finding of a question, as one asks it from Slack.
 func asked(a ops.Answer, err error) finding {
-	return finding{says: a.Head, warn: a.Concerns, err: err}
+	f := found(a.Head, err)
+	f.warn = a.Concerns
+	return f
+}
+
+// wrong is an error that says what to do.
+func wrong(next, sentence string, args ...any) error {
+	return ops.Errorf(ops.Failed, sentence, args...).Then("%s", next)
 }
 
 func (s *service) checkups(c config.Settings) []checkup {
 	return []checkup{
 		{"docker", func(ctx context.Context) finding {
 			info, err := s.swarm.Info(ctx)
-			return finding{says: fmt.Sprintf("engine %s, API %s, on %s", info.EngineVersion, info.APIVersion, info.Hostname), err: err}
+			return found(fmt.Sprintf("engine %s, API %s, on %s", info.EngineVersion, info.APIVersion, info.Hostname), err)
 		}},
 		{"swarm", func(ctx context.Context) finding {
 			if err := s.swarmReady(ctx); err != nil {
-				return finding{err: err}
+				return found("", err)
 			}
 			return asked(ops.NodeList{}.Ask(ctx, s.runner, ops.Actor{}))
 		}},
@@ -92,17 +107,16 @@ func (s *service) checkups(c config.Settings) []checkup {
 				return finding{says: "none, so one in memory", warn: []ops.Concern{{What: "what waits or runs is lost when Waggle stops", Then: "set redis.url"}}}
 			}
 			if err := s.store.Ping(ctx); err != nil {
-				return finding{err: (&ops.Error{Sentence: fmt.Sprintf("Redis does not take a write: %s", err)}).Then("See whether redis.url is right and its Redis is up.")}
+				return found("", wrong("See whether redis.url is right and its Redis is up.", "Redis does not take a write: %s", err))
 			}
 			return finding{says: "answers and takes writes"}
 		}},
 		{"slack", func(ctx context.Context) finding {
-			who, err := s.bot.Checkup(ctx)
-			return finding{says: who, err: err}
+			return found(s.bot.Checkup(ctx))
 		}},
 		{"secret key", func(context.Context) finding {
 			if c.SecretKey.Empty() {
-				return finding{says: "none", warn: []ops.Concern{{What: "no registry can be added without it", Then: "set secret_key to what `openssl rand -base64 32` prints"}}}
+				return finding{says: "none", warn: []ops.Concern{{What: "no registry and no build secret can be kept without it", Then: "set secret_key to what `openssl rand -base64 32` prints"}}}
 			}
 			return finding{says: "set"}
 		}},
@@ -113,8 +127,7 @@ func (s *service) checkups(c config.Settings) []checkup {
 			if c.SSH.KeyFile == "" {
 				return finding{says: "none set: Waggle makes one of its own when it first needs one"}
 			}
-			line, err := s.servers.PublicKey(ctx)
-			return finding{says: line, err: err}
+			return found(s.servers.PublicKey(ctx))
 		}},
 		{"git", func(ctx context.Context) finding { return gitCheckup(ctx, c.Git) }},
 	}
@@ -124,7 +137,7 @@ func (s *service) checkups(c config.Settings) []checkup {
 func gitCheckup(ctx context.Context, c config.Git) finding {
 	out, err := exec.CommandContext(ctx, "git", "version").Output()
 	if err != nil {
-		return finding{err: (&ops.Error{Sentence: fmt.Sprintf("git does not run: %s", err)}).Then("Install git where Waggle runs.")}
+		return found("", wrong("Install git where Waggle runs.", "git does not run: %s", err))
 	}
 	f := finding{says: strings.TrimSpace(string(out))}
 	files, ssh := []string{c.KnownHosts}, false
@@ -137,56 +150,44 @@ func gitCheckup(ctx context.Context, c config.Git) finding {
 			continue
 		}
 		if file, err := os.Open(path); err != nil {
-			f.err = errors.Join(f.err, (&ops.Error{Sentence: fmt.Sprintf("A file of the git settings cannot be read: %s", err)}).Then("Put it there, or mend the settings."))
+			f.fail = append(f.fail, wrong("Put it there, or mend the settings.", "A file of the git settings cannot be read: %s", err))
 		} else {
 			_ = file.Close() // only read
 		}
 	}
 	if _, err := exec.LookPath("ssh"); ssh && err != nil {
-		f.err = errors.Join(f.err, (&ops.Error{Sentence: "A deploy key is set, and there is no ssh"}).Then("Install openssh-client where Waggle runs."))
+		f.fail = append(f.fail, wrong("Install openssh-client where Waggle runs.", "A deploy key is set, and there is no ssh"))
 	}
 	return f
 }
 
 // print writes the row, and below it what is wrong and what to do.
 func (f finding) print(w io.Writer, part string) error {
-	verdict, says := "ok", f.says
-	var below []ops.Concern
+	verdict, says, below := "ok", f.says, f.warn
 	switch {
-	case f.err != nil:
-		verdict, says = "FAIL", ""
-		for _, err := range each(f.err) {
-			concern := ops.Concern{What: err.Error()}
+	case len(f.fail) > 0:
+		verdict, below = "FAIL", nil
+		for _, err := range f.fail {
+			c := ops.Concern{What: err.Error()}
 			if e := new(ops.Error); errors.As(err, &e) {
-				concern = ops.Concern{What: e.Sentence, Then: e.Next}
+				c = ops.Concern{What: e.Sentence, Then: e.Next}
 			}
-			below = append(below, concern)
+			below = append(below, c)
 		}
 		says, below[0].What = below[0].What, ""
 	case len(f.warn) > 0:
-		verdict, below = "warn", f.warn
+		verdict = "warn"
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%-5s %-11s %s\n", verdict, part, says)
 	for _, c := range below {
-		for _, line := range []string{c.What, c.Then} {
-			if line == "" {
-				continue
-			}
-			if line == c.Then {
-				line = "→ " + line
-			}
-			fmt.Fprintf(&b, "%18s%s\n", "", line)
+		if c.What != "" {
+			fmt.Fprintf(&b, "%18s%s\n", "", c.What)
+		}
+		if c.Then != "" {
+			fmt.Fprintf(&b, "%18s→ %s\n", "", c.Then)
 		}
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
-}
-
-// each takes errors that were joined apart.
-func each(err error) []error {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		return joined.Unwrap()
-	}
-	return []error{err}
 }

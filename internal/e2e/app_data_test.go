@@ -71,13 +71,7 @@ func TestDataStaysWhereItIs(t *testing.T) {
 	restart := func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 		defer cancel()
-		if err := home.Start(ctx); err != nil {
-			// An engine tries to be a node again before it answers.
-			b.eventually("the engine of "+here+" answers", time.Minute, func() bool {
-				_, err := home.Docker(ctx, "version")
-				return err == nil
-			})
-		}
+		b.revive(ctx, home)
 	}
 	b.Cleanup(restart)
 	b.eventually("the swarm sees that the node is down", time.Minute, func() bool { return strings.HasPrefix(b.nodeState(here), "down") })

@@ -25,13 +25,7 @@ func (b *bench) spares() []*lab.Node {
 		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 		defer cancel()
 		for _, n := range nodes {
-			if err := n.Start(ctx); err != nil {
-				// An engine that was removed tries for a while to be a node again.
-				b.eventually("the engine of "+n.Name+" answers", time.Minute, func() bool {
-					_, err := n.Docker(ctx, "version")
-					return err == nil
-				})
-			}
+			b.revive(ctx, n)
 			if err := n.StartSSH(ctx); err != nil {
 				b.Error(err)
 			}
@@ -39,6 +33,19 @@ func (b *bench) spares() []*lab.Node {
 		}
 	})
 	return nodes
+}
+
+// revive starts a node's engine and waits until it answers: one that was stopped or
+// removed tries for a while to be a node again first.
+func (b *bench) revive(ctx context.Context, n *lab.Node) {
+	b.Helper()
+	if n.Start(ctx) == nil {
+		return
+	}
+	b.eventually("the engine of "+n.Name+" answers", time.Minute, func() bool {
+		_, err := n.Docker(ctx, "version")
+		return err == nil
+	})
 }
 
 // expel takes a node out of the swarm by the docker command line, if it is in.

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
-
 	"golang.org/x/crypto/ssh/knownhosts"
 
 	"waggle/internal/forge"
