@@ -279,16 +279,23 @@ func TestKilledAtAnyStep(t *testing.T) {
 	}
 	for i, step := range steps {
 		title := "Killed in " + step.name
-		begun := step.begun()
+		begun, release := step.begun(), func() {}
+		if step.name == "clone" {
+			release = b.forge.HoldFetches()
+		}
 		files := b.dockerfile(fmt.Sprint(i))
 		if step.name == "build" {
 			files = b.slow(fmt.Sprint(i), 3)
 		}
 		sha := b.push(repo, files, title)
-		b.eventually(step.name+" has begun", 30*time.Second, begun)
+		m, err := b.ws.Wait(b.ctx, channel, ada, func(m workspace.Message) bool { return strings.Contains(m.Plain(), title) })
+		b.must(err)
+		// Who dies between Slack's answer and the note of it cannot find the message again.
+		b.eventually(step.name+" has begun", 60*time.Second, func() bool { return begun() && strings.Contains(b.redisValues(), m.TS) })
 		b.waggle.Kill()
+		release()
 		b.serve()
-		m := b.seesWithin(60*time.Second, ada, fmt.Sprintf("pizza runs release %d (%s)", i+1, sha[:7]))
+		m = b.seesWithin(60*time.Second, ada, fmt.Sprintf("pizza runs release %d (%s)", i+1, sha[:7]))
 		if n := len(b.ws.Messages(channel, ada)); n != i+1 {
 			t.Errorf("%s: %d messages, want one a deploy:\n%s", step.name, n, b.ws.Screen(channel, ada))
 		}

@@ -59,6 +59,7 @@ type Forge struct {
 	deliveries []Delivery
 	changed    chan struct{} // closed and made anew when a delivery ends
 	ended      bool          // no more deliveries may begin
+	hold, held chan struct{} // held is what fetches wait for, if it is not nil; hold becomes it with the next push
 
 	close func() error
 }
@@ -112,6 +113,21 @@ func (f *Forge) SetWebhook(url, secret string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.opts.WebhookURL, f.opts.Secret = url, secret
+}
+
+// HoldFetches has every fetch after the next push wait, as at a forge that is slow,
+// until the returned function is called.
+func (f *Forge) HoldFetches() (release func()) {
+	held := make(chan struct{})
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.hold = held
+	return sync.OnceFunc(func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.hold, f.held = nil, nil
+		close(held)
+	})
 }
 
 // Close ends the server and the deliveries under way, and removes the
@@ -195,11 +211,20 @@ func (f *Forge) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 	base, isGit := strings.CutSuffix(parts[1], ".git")
 	f.mu.Lock()
-	r := f.repos[parts[0]+"/"+base]
+	r, held := f.repos[parts[0]+"/"+base], f.held
 	f.mu.Unlock()
 	if r == nil {
 		http.NotFound(w, req)
 		return
+	}
+	if held != nil && strings.HasSuffix(req.URL.Path, "/git-upload-pack") {
+		select {
+		case <-held:
+		case <-req.Context().Done():
+			return
+		case <-f.ctx.Done():
+			return
+		}
 	}
 	user, password, _ := req.BasicAuth()
 	if r.Private && (subtle.ConstantTimeCompare([]byte(user), []byte(f.opts.User)) != 1 ||
@@ -231,6 +256,9 @@ func (f *Forge) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if user == "" {
 		user = "bee"
 	}
+	f.mu.Lock()
+	f.held = f.hold
+	f.mu.Unlock()
 	r.receive(user, func() { h.ServeHTTP(w, req) })
 }
 
