@@ -134,6 +134,9 @@ func (r *Runner) decide(ctx context.Context, req Request) error {
 		return r.carryOn(ctx, won)
 	}
 	if e := new(Error); errors.As(err, &e) {
+		if counted, err := r.counted(ctx, d); err != nil || counted {
+			return err // its process died after that: the sweep carries on
+		}
 		m := r.Reporter.Open(req, "", func(string) {})
 		m.Show(Status{ID: req.ID, Kind: kindDecision, Actor: req.Actor, State: Refused, Began: req.At, Err: e})
 		ctx, cancel := context.WithTimeout(ctx, time.Minute)
@@ -142,6 +145,17 @@ func (r *Runner) decide(ctx context.Context, req Request) error {
 		return m.Close(ctx)
 	}
 	return err
+}
+
+// counted says whether it is this very decision that an operation was settled by.
+func (r *Runner) counted(ctx context.Context, d decisionOp) (bool, error) {
+	id, _, _ := splitToken(d.Token)
+	var made Decision
+	err := r.Store.Get(ctx, decisionKey(id), &made)
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	return made.By == d.By && made.At.Equal(d.At), err
 }
 
 // refusedDecision puts into the audit who decided without being allowed to. A click

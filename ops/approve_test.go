@@ -222,6 +222,37 @@ func TestOneHundredClicks(t *testing.T) {
 	}
 }
 
+// TestDecisionTakenUpAgain: of a click whose process died after it counted, the
+// clicker is not told that it came too late.
+func TestDecisionTakenUpAgain(t *testing.T) {
+	var mu sync.Mutex
+	var stopped time.Time
+	h := pizzaHouse(t, func(r *ops.Runner) {
+		r.Env.Now = func() time.Time {
+			mu.Lock()
+			defer mu.Unlock()
+			if stopped.IsZero() {
+				return time.Now()
+			}
+			return stopped
+		}
+	})
+	waits := h.ask(t, "op1")
+	stop := func(at time.Time) { mu.Lock(); defer mu.Unlock(); stopped = at }
+	stop(time.Now())
+	for _, job := range []string{"click1", "click1.again"} {
+		h.decide(t, job, "bob", waits.Token, ops.Approve, "")
+	}
+	stop(time.Time{})
+	if got := h.final(t, "op1"); got.State != ops.Done {
+		t.Errorf("got %s %+v", got.State, got.Err)
+	}
+	waitFor(t, "nothing to wait", func() bool { return h.waitingIn(t, "changes") == 0 })
+	if h.seen(func(s ops.Status) bool { return s.ID != "op1" }) {
+		t.Errorf("told more: %+v", h.all)
+	}
+}
+
 func TestApprovedThenCutOff(t *testing.T) {
 	redis, err := store.StartEmbedded()
 	if err != nil {

@@ -26,9 +26,14 @@ func (h *house) waits(t *testing.T, p ops.Push) {
 // waiting is how many jobs the queue of deploys has that are not done.
 func (h *house) waiting(t *testing.T) int64 {
 	t.Helper()
+	return h.waitingIn(t, "deploys")
+}
+
+func (h *house) waitingIn(t *testing.T, queue string) int64 {
+	t.Helper()
 	all := h.Store.Client().TxPipeline() // at one moment: jobs go from one to the other
-	pending, active := all.LLen(t.Context(), "waggle:asynq:{deploys}:pending"), all.LLen(t.Context(), "waggle:asynq:{deploys}:active")
-	retry := all.ZCard(t.Context(), "waggle:asynq:{deploys}:retry")
+	key := "waggle:asynq:{" + queue + "}:"
+	pending, active, retry := all.LLen(t.Context(), key+"pending"), all.LLen(t.Context(), key+"active"), all.ZCard(t.Context(), key+"retry")
 	if _, err := all.Exec(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -14,7 +14,8 @@ import (
 const sweepEvery = 3 * time.Second
 
 // sweep takes up operations whose process died: those that have begun, have not
-// ended, and are held by nobody. asynq would too, but up to two minutes later.
+// ended, and are held by nobody, and the jobs that died before anything began. asynq
+// would too, but up to two minutes later.
 func (r *Runner) sweep(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
@@ -35,6 +36,15 @@ func (r *Runner) sweepOnce(ctx context.Context) error {
 	defer cancel()
 	if err := r.expire(ctx); err != nil {
 		return err
+	}
+	for _, q := range []*queue.Queue{r.Changes, r.Deploys} {
+		ids, err := q.TakeUp(ctx)
+		if err != nil {
+			return err
+		}
+		if len(ids) > 0 {
+			r.Log.Warn("taking up jobs of a process that died", "ids", ids)
+		}
 	}
 	ids, err := r.Store.Members(ctx, inflight)
 	if err != nil {

@@ -46,8 +46,7 @@ func TestPushWhileTheEngineIsFrozen(t *testing.T) {
 		t.Errorf("a message about what nobody has looked at:\n%s", screen)
 	}
 	thaw()
-	// A job that was being looked at when its process was killed comes back within two minutes.
-	m := b.seesWithin(150*time.Second, ada, "pizza runs release 1 ("+sha[:7]+"), 1 of 1")
+	m := b.seesWithin(60*time.Second, ada, "pizza runs release 1 ("+sha[:7]+"), 1 of 1")
 	contains(t, "the message", m.Plain(), "Bake a pizza")
 	late, err := b.forge.Replay(b.ctx, first)
 	b.must(err)

@@ -44,6 +44,7 @@ type Queue struct {
 	log     *slog.Logger
 	client  *asynq.Client
 	asking  *asynq.Client // only says what it would do, see Adding
+	looking *asynq.Inspector
 	server  *asynq.Server
 	running context.Context // ends when the running jobs are to be interrupted
 	stop    context.CancelFunc
@@ -66,6 +67,7 @@ func New(rdb redis.UniversalClient, o Options) *Queue {
 		log:     o.Log,
 		client:  asynq.NewClientFromRedisClient(rdb),
 		asking:  asynq.NewClientFromRedisClient(asked{rdb}),
+		looking: asynq.NewInspectorFromRedisClient(rdb),
 		running: running,
 		stop:    stop,
 		server: asynq.NewServerFromRedisClient(rdb, asynq.Config{
@@ -158,6 +160,35 @@ func (q *Queue) Start(handle Handler) error {
 		}
 		return err
 	}))
+}
+
+// TakeUp adds the jobs again whose process died while it did them, and returns their
+// ids. It can tell when asynq's lease on them has ended, which is at most 30 s after
+// the death. asynq itself puts them back too, up to two minutes after it: a handler
+// is then called for what is done already.
+func (q *Queue) TakeUp(ctx context.Context) ([]string, error) {
+	active, err := q.looking.ListActiveTasks(q.name, asynq.PageSize(1000))
+	if errors.Is(err, asynq.ErrQueueNotFound) {
+		return nil, nil // it never had a job
+	}
+	if err != nil {
+		return nil, fmt.Errorf("queue %s: %w", q.name, err)
+	}
+	var taken []string
+	for _, job := range active {
+		if !job.IsOrphaned {
+			continue
+		}
+		// The same new id from every replica: one of them adds it.
+		err := q.Add(ctx, fmt.Sprintf("%s.again%d", job.ID, job.Retried), job.Payload)
+		switch {
+		case err == nil:
+			taken = append(taken, job.ID)
+		case !errors.Is(err, ErrDuplicate):
+			return taken, err
+		}
+	}
+	return taken, nil
 }
 
 // Stop interrupts the running jobs by their contexts, waits up to 8 s for them,

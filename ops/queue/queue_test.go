@@ -387,46 +387,40 @@ func TestStop(t *testing.T) {
 	})
 }
 
-// TestKilled: a process that was killed in the middle of a job leaves it to the next.
+// TestKilled: a process that was killed in the middle of a job leaves it to the next,
+// which takes it up as soon as the lease has ended, once among all processes.
 func TestKilled(t *testing.T) {
 	both(t, func(t *testing.T, o *redis.UniversalOptions) {
-		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), "WAGGLE_TEST_WORKER="+o.Addrs[0])
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
+		die(t, o, time.Second)
+		first, second := start(t, o, nil), start(t, o, nil)
+		taken := 0
+		for range 2 {
+			for _, w := range []*worker{first, second} {
+				ids, err := w.TakeUp(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				taken += len(ids)
+			}
 		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
+		if taken != 1 {
+			t.Errorf("taken up %d times", taken)
 		}
-		t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+		for deadline := time.Now().Add(15 * time.Second); len(first.calls())+len(second.calls()) == 0; time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("not done again")
+			}
+		}
+		if all := append(first.jobs, second.jobs...); len(all) != 1 || all[0] != "one" {
+			t.Errorf("jobs: %q", all)
+		}
+	})
+}
 
-		s := store.Open(o)
-		t.Cleanup(func() { _ = s.Close() })
-		adder := New(s.Client(), Options{Name: "changes", Concurrency: 1, Poll: 100 * time.Millisecond, Log: discard()})
-		if err := adder.Add(t.Context(), "op1", []byte("one")); err != nil {
-			t.Fatal(err)
-		}
-		buf := make([]byte, 5)
-		if _, err := out.Read(buf); err != nil || string(buf) != "begun" {
-			t.Fatalf("%q, %v", buf, err)
-		}
-		if err := cmd.Process.Kill(); err != nil {
-			t.Fatal(err)
-		}
-		_ = cmd.Wait() // killed
-
-		// Its lease would run out in 30 s; a test does not wait for that.
-		plain := redis.NewUniversalClient(o)
-		defer plain.Close()
-		lease := "waggle:asynq:{changes}:lease"
-		held, err := plain.ZRange(t.Context(), lease, 0, -1).Result()
-		if err != nil || len(held) != 1 {
-			t.Fatalf("leases: %q, %v", held, err)
-		}
-		if err := plain.ZAdd(t.Context(), lease, redis.Z{Score: float64(time.Now().Add(-time.Minute).Unix()), Member: held[0]}).Err(); err != nil {
-			t.Fatal(err)
-		}
+// TestKilledAMinuteAgo: asynq takes it up by itself.
+func TestKilledAMinuteAgo(t *testing.T) {
+	both(t, func(t *testing.T, o *redis.UniversalOptions) {
+		die(t, o, time.Minute)
 		next := start(t, o, nil)
 		next.wait(t, 1)
 		next.mu.Lock()
@@ -435,6 +429,66 @@ func TestKilled(t *testing.T) {
 			t.Errorf("jobs: %q", next.jobs)
 		}
 	})
+}
+
+// TestNothingToTakeUp: neither where no job ever was nor a job that somebody does.
+func TestNothingToTakeUp(t *testing.T) {
+	both(t, func(t *testing.T, o *redis.UniversalOptions) {
+		goOn := make(chan struct{})
+		w := start(t, o, func(context.Context, int, string) error { <-goOn; return nil })
+		defer close(goOn)
+		for _, when := range []string{"before any job", "during one"} {
+			if ids, err := w.TakeUp(t.Context()); err != nil || len(ids) > 0 {
+				t.Errorf("%s: %q, %v", when, ids, err)
+			}
+			if err := w.Add(t.Context(), when, []byte("one")); err != nil {
+				t.Fatal(err)
+			}
+			w.wait(t, 1)
+		}
+	})
+}
+
+// die kills a process in the middle of the job op1, and has its lease end that long
+// ago. It would in 30 s: a test does not wait for that.
+func die(t *testing.T, o *redis.UniversalOptions, ago time.Duration) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "WAGGLE_TEST_WORKER="+o.Addrs[0])
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+
+	s := store.Open(o)
+	t.Cleanup(func() { _ = s.Close() })
+	adder := New(s.Client(), Options{Name: "changes", Concurrency: 1, Poll: 100 * time.Millisecond, Log: discard()})
+	if err := adder.Add(t.Context(), "op1", []byte("one")); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 5)
+	if _, err := out.Read(buf); err != nil || string(buf) != "begun" {
+		t.Fatalf("%q, %v", buf, err)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // killed
+
+	plain := redis.NewUniversalClient(o)
+	defer plain.Close()
+	lease := "waggle:asynq:{changes}:lease"
+	held, err := plain.ZRange(t.Context(), lease, 0, -1).Result()
+	if err != nil || len(held) != 1 {
+		t.Fatalf("leases: %q, %v", held, err)
+	}
+	if err := plain.ZAdd(t.Context(), lease, redis.Z{Score: float64(time.Now().Add(-ago).Unix()), Member: held[0]}).Err(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // TestMain is the process that TestKilled kills, when that starts it.
