@@ -437,6 +437,9 @@ func (w *Workspace) Say(user, channel, threadTS, text string) (Message, error) {
 	if err != nil {
 		return Message{}, err
 	}
+	if strings.TrimSpace(text) == "" {
+		return Message{}, actError("there is nothing to send")
+	}
 	m := &Message{Channel: c.ID, User: user, Text: escape(text), ThreadTS: w.threadOf(c, threadTS)}
 	w.post(m)
 	return w.snapshot(m), nil
