@@ -52,7 +52,7 @@ func (q AppList) Ask(ctx context.Context, r *Runner, _ Actor) (Answer, error) {
 			a.Concern(problem, fmt.Sprintf("`/app show %s`", s.Name))
 		}
 	}
-	a.Head = fmt.Sprintf("%s, all at their count", many(len(w.services), "app"))
+	a.Head = fmt.Sprintf("%s, %s", many(len(w.services), "app"), oneOrMore(len(w.services), "at its count", "all at their count"))
 	if short > 0 {
 		a.Head = fmt.Sprintf("%s, %d not at their count", many(len(w.services), "app"), short)
 	}

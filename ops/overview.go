@@ -66,7 +66,7 @@ func (Overview) Ask(ctx context.Context, r *Runner, _ Actor) (Answer, error) {
 	}
 	a.Head = fmt.Sprintf("%d of %s ready, %s, ", up, many(len(w.nodes), "node"), q)
 	if short == 0 {
-		a.Head += fmt.Sprintf("all %s at their count", many(len(w.services), "app"))
+		a.Head += fmt.Sprintf(oneOrMore(len(w.services), "%s at its count", "all %s at their count"), many(len(w.services), "app"))
 	} else {
 		a.Head += fmt.Sprintf("%d of %s not at their count", short, many(len(w.services), "app"))
 	}

@@ -6,12 +6,14 @@ import (
 	"io"
 	"os"
 
+	"waggle/bot"
 	"waggle/internal/demo"
 )
 
 func runDemo(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("demo", flag.ContinueOnError)
 	exit := flags.Bool("exit", false, "print the transcript and stop")
+	addr := flags.String("addr", demo.Addr, "where the workspace's page is")
 	if err := parse(flags, args, stderr); err != nil {
 		return err
 	}
@@ -19,5 +21,9 @@ func runDemo(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	if err != nil {
 		return err
 	}
-	return demo.Run(ctx, demo.Options{Binary: self, Exit: *exit, In: os.Stdin, Out: stdout})
+	manifest, err := bot.Manifest("")
+	if err != nil {
+		return err
+	}
+	return demo.Run(ctx, demo.Options{Binary: self, Exit: *exit, Addr: *addr, Manifest: manifest, In: os.Stdin, Out: stdout})
 }

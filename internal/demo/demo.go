@@ -15,6 +15,7 @@ import (
 
 	"waggle/internal/forge"
 	"waggle/internal/lab"
+	"waggle/internal/page"
 	"waggle/internal/rig"
 	"waggle/internal/workspace"
 )
@@ -26,12 +27,18 @@ const (
 	channel = "C0DEPLOYS"
 )
 
+// Addr is where the workspace's page is unless something else is asked for.
+const Addr = page.Addr
+
 // Options say how the demo runs.
 type Options struct {
-	Binary string    // waggle itself, which is run as a process of its own
-	Exit   bool      // end after the transcript, instead of taking commands
-	In     io.Reader // commands, one a line
-	Out    io.Writer
+	Binary string // waggle itself, which is run as a process of its own
+	Exit   bool   // end after the transcript, instead of taking commands
+	Addr   string // where the workspace's page is, unless Exit
+	// Manifest is the Slack app's, in JSON.
+	Manifest []byte
+	In       io.Reader // commands, one a line
+	Out      io.Writer
 }
 
 // show is a demo under way.
@@ -41,6 +48,7 @@ type show struct {
 	steps  []step
 	lab    *lab.Lab
 	ws     *workspace.Workspace
+	page   *page.Page
 	forge  *forge.Forge
 	repo   *forge.Repo
 	waggle *rig.Waggle
@@ -87,13 +95,6 @@ func (s *show) timed(name string, do func() error) error {
 }
 
 func (s *show) up(ctx context.Context) error {
-	err := s.timed("a swarm of three engines, a fourth beside it, and a registry", func() (err error) {
-		s.lab, err = lab.Start(ctx, lab.Options{Nodes: 4, Spare: 1, Swarm: true, Progress: func(what string) { s.say("  · %s\n", what) }})
-		return err
-	})
-	if err != nil {
-		return err
-	}
 	addr, err := rig.FreeAddr()
 	if err != nil {
 		return err
@@ -104,6 +105,20 @@ func (s *show) up(ctx context.Context) error {
 		return err
 	}
 	if err := s.ws.Start(); err != nil {
+		return err
+	}
+	if !s.Exit { // before all that takes long: the port may be taken
+		s.page, err = page.Start(s.ws, page.Options{Addr: s.Addr, User: person, Channel: channel, Manifest: s.Manifest})
+		if err != nil {
+			return fmt.Errorf("%w; --addr chooses another", err)
+		}
+		s.say("The workspace is open in a browser at %s: watch it there.\n\n", s.page.URL)
+	}
+	err = s.timed("a swarm of three engines, a fourth beside it, and a registry", func() (err error) {
+		s.lab, err = lab.Start(ctx, lab.Options{Nodes: 4, Spare: 1, Swarm: true, Progress: func(what string) { s.say("  · %s\n", what) }})
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	const secret = "demo webhook secret"
@@ -261,10 +276,11 @@ func (s *show) summary() {
 	s.say("  %7.2f s  all of it\n", time.Since(s.began).Seconds())
 }
 
-// prompt takes slash commands, one a line, until the input ends.
+// prompt takes slash commands, one a line, until ctx ends.
 func (s *show) prompt(ctx context.Context) error {
-	s.say("\nIt is yours now. DOCKER_HOST=%s, repository %s\nType slash commands as ada (/swarm help lists them); \"approve\" and \"reject\" click as grace on what waits; Ctrl-D ends it.\n",
-		s.lab.Manager().Host(), s.repo.CloneURL())
+	s.say("\nIt is yours now, at %s: type commands and click as whoever you like.\n"+
+		"Here, too: slash commands are ada's (/swarm help lists them), \"approve\" and \"reject\" are grace's clicks on what waits. Ctrl-C ends it.\n"+
+		"DOCKER_HOST=%s, repository %s\n", s.page.URL, s.lab.Manager().Host(), s.repo.CloneURL())
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	printed := make(chan struct{})
@@ -294,7 +310,8 @@ func (s *show) prompt(ctx context.Context) error {
 		case line, more := <-lines:
 			switch {
 			case !more:
-				return nil
+				lines = nil // the page stays
+				continue
 			case line == "approve" || line == "reject":
 				if err := s.click(ctx, line); err != nil {
 					s.say("%v\n", err)
@@ -329,6 +346,9 @@ func (s *show) close() error {
 	}
 	if s.forge != nil {
 		errs = append(errs, s.forge.Close())
+	}
+	if s.page != nil {
+		errs = append(errs, s.page.Close())
 	}
 	if s.ws != nil {
 		errs = append(errs, s.ws.Close())
