@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 )
@@ -20,7 +19,7 @@ type pushed struct {
 	Seq      int64     `json:"seq,omitempty"` // of its deploy
 	At       time.Time `json:"at,omitzero"`   // when it came; zero for a release
 
-	encoded []byte // as encode has it, once it was
+	encoded []byte // as it is kept, once it was encoded or read
 }
 
 // pushes are the last pushes of an app, in the order in which they came. They
@@ -38,9 +37,9 @@ func (l pushes) with(p pushed) pushes {
 	return l[max(0, len(l)-pushesMost):]
 }
 
-// encode returns the list as JSON. What it did once for a push it keeps.
-func (l pushes) encode() ([]byte, error) {
-	out := []byte{'['}
+// encode returns the pushes as they are kept. What it did once for a push it keeps.
+func (l pushes) encode() ([][]byte, error) {
+	var out [][]byte
 	for i := range l {
 		if l[i].encoded == nil {
 			b, err := json.Marshal(l[i])
@@ -49,12 +48,9 @@ func (l pushes) encode() ([]byte, error) {
 			}
 			l[i].encoded = b
 		}
-		if i > 0 {
-			out = append(out, ',')
-		}
-		out = append(out, l[i].encoded...)
+		out = append(out, l[i].encoded)
 	}
-	return append(out, ']'), nil
+	return out, nil
 }
 
 // last is the highest Seq.
@@ -194,26 +190,30 @@ func (l pushes) lead(branch, from, to string) bool {
 
 // noted is what Redis has of an app's pushes.
 type noted struct {
-	raw    []byte // as it is there; nil when there is nothing
 	all    pushes
 	newest int64 // the highest Seq of the app
 }
 
+// last is the newest push as it is kept, nil when there is none.
+func (n noted) last() []byte {
+	if len(n.all) == 0 {
+		return nil
+	}
+	return n.all[len(n.all)-1].encoded
+}
+
 func (r *Runner) readNoted(ctx context.Context, app string) (noted, error) {
-	values, err := r.Store.Values(ctx, pushesKey(app), newestKey(app))
+	kept, newest, err := r.Store.ListAndNumber(ctx, pushesKey(app), newestKey(app))
 	if err != nil {
 		return noted{}, err
 	}
-	at := noted{raw: values[0]}
-	if at.raw != nil {
-		if err := json.Unmarshal(at.raw, &at.all); err != nil {
+	at := noted{newest: newest}
+	for _, b := range kept {
+		p := pushed{encoded: b}
+		if err := json.Unmarshal(b, &p); err != nil {
 			return noted{}, fmt.Errorf("decode the pushes of %s: %w", app, err)
 		}
-	}
-	if values[1] != nil {
-		if at.newest, err = strconv.ParseInt(string(values[1]), 10, 64); err != nil {
-			return noted{}, fmt.Errorf("decode %s: %w", newestKey(app), err)
-		}
+		at.all = append(at.all, p)
 	}
 	return at, nil
 }

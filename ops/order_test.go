@@ -327,11 +327,11 @@ func TestPushAtOnce(t *testing.T) {
 			})
 		}
 		all.Wait()
-		var known pushes
-		if err := r.Store.Get(t.Context(), pushesKey("pizza"), &known); err != nil {
+		at, err := r.readNoted(t.Context(), "pizza")
+		if err != nil {
 			t.Fatal(err)
 		}
-		last := slices.MaxFunc(known, func(a, b pushed) int { return int(a.Seq - b.Seq) })
+		last := slices.MaxFunc(at.all, func(a, b pushed) int { return int(a.Seq - b.Seq) })
 		for id, n := range jobs {
 			if n != 1 {
 				t.Errorf("%s was queued %d times", id, n)
@@ -411,11 +411,11 @@ func TestPushesInAnyOrder(t *testing.T) {
 				t.Errorf("seed %d: deployed though it says skip", seed)
 			}
 		}
-		var known pushes
-		if err := r.Store.Get(t.Context(), pushesKey(app), &known); err != nil {
+		at, err := r.readNoted(t.Context(), app)
+		if err != nil {
 			t.Fatal(err)
 		}
-		last := slices.MaxFunc(known, func(a, b pushed) int { return int(a.Seq - b.Seq) })
+		last := slices.MaxFunc(at.all, func(a, b pushed) int { return int(a.Seq - b.Seq) })
 		if last.After != head {
 			t.Errorf("seed %d, timed %v: the last word has %s, and the branch is at %s\n%s", seed, timed, last.After, head, strings.Join(said, "\n"))
 		}

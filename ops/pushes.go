@@ -167,7 +167,7 @@ func (r *Runner) place(ctx context.Context, svc Service, push Push, unwanted str
 			}
 		}
 		known := at.all
-		if at.raw == nil {
+		if len(known) == 0 {
 			known = svc.released()
 		}
 		now := pushed{Branch: push.Branch, Before: push.Before, After: push.After, PushedAt: push.PushedAt, At: r.Env.Now().UTC()}
@@ -177,7 +177,7 @@ func (r *Runner) place(ctx context.Context, svc Service, push Push, unwanted str
 			was, which = judge(known, now)
 		}
 		switch {
-		case was == isNewer && at.raw != nil:
+		case was == isNewer && len(at.all) > 0:
 		case own:
 			continue
 		case earlier:
@@ -206,14 +206,18 @@ func (r *Runner) place(ctx context.Context, svc Service, push Push, unwanted str
 			return was, now, nil
 		}
 		next := noted{all: known.with(note), newest: max(at.newest, note.Seq)}
-		if next.raw, err = next.all.encode(); err != nil {
+		more := next.all
+		if len(at.all) > 0 {
+			more = more[len(more)-1:] // the others are there
+		}
+		extend := &store.Extend{Name: pushesKey(svc.Name), Last: at.last(), Most: pushesMost, TTL: pushesKept}
+		if extend.New, err = more.encode(); err != nil {
 			return "", pushed{}, err
 		}
-		swap := &store.Swap{Name: pushesKey(svc.Name), Old: at.raw, New: next.raw, TTL: pushesKept}
 		if was == isNewer {
-			err = r.submit(ctx, pushRequest(svc, push, now), d, swap, false)
+			err = r.submit(ctx, pushRequest(svc, push, now), d, extend, false)
 		} else {
-			_, err = r.Store.Do(ctx, store.Step{Swap: swap})
+			_, err = r.Store.Do(ctx, store.Step{Extend: extend})
 		}
 		switch {
 		case err == nil:

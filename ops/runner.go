@@ -151,9 +151,9 @@ func (r *Runner) Submit(ctx context.Context, req Request, op Operation) error {
 }
 
 // submit makes the request of a Preparer durable, which has its Seq, in one step
-// with the swap, if there is one. It returns store.ErrChanged when the Seq is not
+// with the extension, if there is one. It returns store.ErrChanged when the Seq is not
 // the highest, unless the request was made before, again.
-func (r *Runner) submit(ctx context.Context, req Request, op Operation, swap *store.Swap, again bool) error {
+func (r *Runner) submit(ctx context.Context, req Request, op Operation, extend *store.Extend, again bool) error {
 	payload, err := r.encode(&req, op)
 	if err != nil {
 		return err
@@ -164,7 +164,7 @@ func (r *Runner) submit(ctx context.Context, req Request, op Operation, swap *st
 	}
 	// With the job, not before: an older one may only give way to one that exists.
 	newest := store.Raise{Name: newestKey(op.Target()), N: req.Seq, TTL: queue.Retention, Above: !again}
-	if done, err := r.Store.Do(ctx, store.Step{Swap: swap, Raise: &newest, Then: add}); err != nil || done {
+	if done, err := r.Store.Do(ctx, store.Step{Extend: extend, Raise: &newest, Then: add}); err != nil || done {
 		return err
 	}
 	return queue.ErrDuplicate

@@ -21,16 +21,19 @@ type Script struct {
 // Step is what is done as one step for all who do: all of it or nothing, in one
 // round trip and one write to disk. In a Redis cluster its keys have to be in one slot.
 type Step struct {
-	Swap  *Swap
-	Raise *Raise
-	Then  *Script // what else; when that returns 0 nothing is done
+	Extend *Extend
+	Raise  *Raise
+	Then   *Script // what else; when that returns 0 nothing is done
 }
 
-// Swap stores New under Name if Old, nil for nothing, is there.
-type Swap struct {
-	Name     string
-	Old, New []byte
-	TTL      time.Duration
+// Extend puts New at the end of the list under Name if Last, nil for an empty list,
+// is its end. No two entries may be alike.
+type Extend struct {
+	Name string
+	Last []byte
+	New  [][]byte
+	Most int // how many stay, of the last ones
+	TTL  time.Duration
 }
 
 // Raise stores N under Name unless a higher number is there.
@@ -46,21 +49,25 @@ var ErrChanged = errors.New("it was changed since it was read")
 
 // shape is what scripts of steps differ in.
 type shape struct {
-	swap, raise, above bool
-	then               string
+	entries      int // that a list gets; 0 for no list
+	raise, above bool
+	then         string
 }
 
 const stepChanged = -1
 
 // Do does a step, and says whether it was done: false means that Then had nothing
-// to do. It returns ErrChanged when Swap or Raise were not to be done.
+// to do. It returns ErrChanged when Extend or Raise were not to be done.
 func (s *Store) Do(ctx context.Context, step Step) (bool, error) {
 	var keys []string
 	var args []any
 	var of shape
-	if w := step.Swap; w != nil {
-		of.swap = true
-		keys, args = append(keys, prefix+w.Name), append(args, w.Old, w.New, int64(w.TTL.Seconds()))
+	if x := step.Extend; x != nil {
+		of.entries = len(x.New)
+		keys, args = append(keys, prefix+x.Name), append(args, x.Last, -x.Most, int64(x.TTL.Seconds()))
+		for _, entry := range x.New {
+			args = append(args, entry)
+		}
 	}
 	if r := step.Raise; r != nil {
 		of.raise, of.above = true, r.Above
@@ -88,10 +95,10 @@ func (s *Store) Do(ctx context.Context, step Step) (bool, error) {
 func (of shape) text() string {
 	var holds, writes strings.Builder
 	keys, args := 0, 0
-	if of.swap {
-		fmt.Fprintf(&holds, "if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return %d end\n", stepChanged)
-		fmt.Fprint(&writes, "redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])\n")
-		keys, args = 1, 3
+	if of.entries > 0 {
+		fmt.Fprintf(&holds, "if (redis.call('LINDEX', KEYS[1], -1) or '') ~= ARGV[1] then return %d end\n", stepChanged)
+		keys, args = 1, 3+of.entries
+		fmt.Fprintf(&writes, "redis.call('RPUSH', KEYS[1], unpack(ARGV, 4, %d))\nredis.call('LTRIM', KEYS[1], ARGV[2], -1)\nredis.call('EXPIRE', KEYS[1], ARGV[3])\n", args)
 	}
 	if of.raise {
 		key, n := keys+1, args+1
@@ -108,21 +115,28 @@ func (of shape) text() string {
 	return holds.String() + writes.String() + "return 1"
 }
 
-// Values reads what is stored under each of the names, nil where nothing is.
-func (s *Store) Values(ctx context.Context, names ...string) ([][]byte, error) {
-	keys := make([]string, len(names))
-	for i, n := range names {
-		keys[i] = prefix + n
+// ListAndNumber reads, at one moment, the list that Extend makes and the number that
+// Raise does, 0 where there is none.
+func (s *Store) ListAndNumber(ctx context.Context, list, number string) ([][]byte, int64, error) {
+	var entries *redis.StringSliceCmd
+	var n *redis.StringCmd
+	_, err := s.rdb.TxPipelined(ctx, func(p redis.Pipeliner) error {
+		entries, n = p.LRange(ctx, prefix+list, 0, -1), p.Get(ctx, prefix+number)
+		return nil
+	})
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return nil, 0, fmt.Errorf("read %s and %s: %w", list, number, err)
 	}
-	all, err := s.rdb.MGet(ctx, keys...).Result()
+	out := make([][]byte, len(entries.Val()))
+	for i, entry := range entries.Val() {
+		out[i] = []byte(entry)
+	}
+	if errors.Is(n.Err(), redis.Nil) {
+		return out, 0, entries.Err()
+	}
+	value, err := n.Int64()
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", strings.Join(names, ", "), err)
+		return nil, 0, fmt.Errorf("read %s: %w", number, err)
 	}
-	out := make([][]byte, len(all))
-	for i, v := range all {
-		if text, ok := v.(string); ok {
-			out[i] = []byte(text)
-		}
-	}
-	return out, nil
+	return out, value, entries.Err()
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -238,21 +237,26 @@ func TestStep(t *testing.T) {
 	both(t, func(t *testing.T, o *redis.UniversalOptions) {
 		s, ctx := open(t, o), t.Context()
 		push := &Script{Text: "redis.call('RPUSH', KEYS[1], ARGV[1])\nreturn tonumber(ARGV[2])", Keys: []string{prefix + "done"}}
-		step := func(old, new string, n int64, with string, does int) Step {
-			return Step{Swap: &Swap{Name: "list", Old: []byte(old), New: []byte(new), TTL: time.Minute}, Raise: &Raise{Name: "newest", N: n, TTL: time.Minute, Above: true},
+		step := func(last, next string, n int64, with string, does int) Step {
+			return Step{Extend: &Extend{Name: "list", Last: []byte(last), New: [][]byte{[]byte(next)}, Most: 20, TTL: time.Minute}, Raise: &Raise{Name: "newest", N: n, TTL: time.Minute, Above: true},
 				Then: &Script{Text: push.Text, Keys: push.Keys, Args: []any{with, does}}}
+		}
+		end := func(list [][]byte) string {
+			if len(list) == 0 {
+				return ""
+			}
+			return string(list[len(list)-1])
 		}
 		var all sync.WaitGroup
 		for i := range 30 {
 			all.Go(func() {
 				for {
-					now, err := s.Values(ctx, "list", "newest")
+					list, n, err := s.ListAndNumber(ctx, "list", "newest")
 					if err != nil {
 						t.Error(err)
 						return
 					}
-					n, _ := strconv.ParseInt(string(now[1]), 10, 64)
-					done, err := s.Do(ctx, step(string(now[0]), string(now[0])+"x", n+1, fmt.Sprint(i), 1))
+					done, err := s.Do(ctx, step(end(list), fmt.Sprint("entry ", n+1), n+1, fmt.Sprint(i), 1))
 					if errors.Is(err, ErrChanged) {
 						continue
 					}
@@ -264,38 +268,45 @@ func TestStep(t *testing.T) {
 			})
 		}
 		all.Wait()
-		has := func(list, newest string, done int64) {
+		has := func(entries int, last string, newest, done int64) {
 			t.Helper()
-			got, err := s.Values(ctx, "list", "newest", "nothing")
-			if err != nil || string(got[0]) != list || string(got[1]) != newest || got[2] != nil {
-				t.Errorf("%q, %v", got, err)
+			list, n, err := s.ListAndNumber(ctx, "list", "newest")
+			if err != nil || len(list) != entries || end(list) != last || n != newest {
+				t.Errorf("%q, %d, %v", list, n, err)
 			}
 			if n := s.rdb.LLen(ctx, prefix+"done").Val(); n != done {
 				t.Errorf("the script ran %d times, want %d", n, done)
 			}
 		}
-		whole := strings.Repeat("x", 30)
-		has(whole, "30", 30)
+		const last = "entry 30"
+		has(20, last, 30, 30)
 		if ttl := s.rdb.TTL(ctx, prefix+"list").Val(); ttl <= 0 || ttl > time.Minute {
 			t.Errorf("it is kept for %s", ttl)
 		}
+		if list, n, err := s.ListAndNumber(ctx, "nothing", "nowhere"); err != nil || len(list) != 0 || n != 0 {
+			t.Errorf("where nothing is: %q, %d, %v", list, n, err)
+		}
 
-		for name, st := range map[string]Step{"another list": step("y", "z", 31, "no", 1), "no list": step("", "z", 31, "no", 1), "not above": step(whole, "z", 30, "no", 1)} {
+		for name, st := range map[string]Step{"another end": step("entry 29", "z", 31, "no", 1), "no list": step("", "z", 31, "no", 1), "not above": step(last, "z", 30, "no", 1)} {
 			if done, err := s.Do(ctx, st); done || !errors.Is(err, ErrChanged) {
 				t.Errorf("%s: %v, %v", name, done, err)
 			}
 		}
-		has(whole, "30", 30)
-		if done, err := s.Do(ctx, step(whole, "z", 31, "nothing to do", 0)); done || err != nil {
+		has(20, last, 30, 30)
+		if done, err := s.Do(ctx, step(last, "z", 31, "nothing to do", 0)); done || err != nil {
 			t.Errorf("%v, %v", done, err)
 		}
-		has(whole, "30", 31) // what the script did itself is its own matter
-		for _, st := range []Step{{Raise: &Raise{Name: "newest", N: 7, TTL: time.Minute}}, {Swap: step(whole, "z", 0, "", 0).Swap}} {
+		has(20, last, 30, 31) // what the script did itself is its own matter
+		more := Extend{Name: "list", Last: []byte(last), New: [][]byte{[]byte("y"), []byte("z")}, Most: 3, TTL: time.Minute}
+		for _, st := range []Step{{Raise: &Raise{Name: "newest", N: 7, TTL: time.Minute}}, {Extend: &more}} {
 			if done, err := s.Do(ctx, st); !done || err != nil {
 				t.Errorf("%v, %v", done, err)
 			}
 		}
-		has("z", "30", 31)
+		has(3, "z", 30, 31)
+		if got := s.rdb.LRange(ctx, prefix+"list", 0, -1).Val(); fmt.Sprint(got) != "[entry 30 y z]" {
+			t.Errorf("%q", got)
+		}
 	})
 }
 
@@ -305,7 +316,7 @@ func TestEveryKeyIsOurs(t *testing.T) {
 		s, ctx := open(t, o), t.Context()
 		_, err := s.Lock(ctx, "a", Claim{})
 		_, err2 := s.Raise(ctx, "b", 1, time.Minute)
-		_, err3 := s.Do(ctx, Step{Swap: &Swap{Name: "c", New: []byte("1"), TTL: time.Minute}, Raise: &Raise{Name: "h", N: 1, TTL: time.Minute}})
+		_, err3 := s.Do(ctx, Step{Extend: &Extend{Name: "c", New: [][]byte{[]byte("1")}, Most: 1, TTL: time.Minute}, Raise: &Raise{Name: "h", N: 1, TTL: time.Minute}})
 		if err := errors.Join(err, err2, err3, s.Put(ctx, "d", 1, 0), s.Add(ctx, "e", "m"), s.Append(ctx, "f", 1, 10), s.Schedule(ctx, "g", "m", time.Now()), s.Ping(ctx)); err != nil {
 			t.Fatal(err)
 		}
