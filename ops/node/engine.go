@@ -38,18 +38,35 @@ type engine struct {
 	to    target
 	log   *slog.Logger
 	limit timeouts
+	ended chan struct{} // closed when the SSH connection has ended
 
 	stdio atomic.Bool // dialStdio works, and the socket does not
 }
 
 func newEngine(c *ssh.Client, to target, log *slog.Logger, limit timeouts) *engine {
-	return &engine{ssh: c, to: to, log: log, limit: limit}
+	e := &engine{ssh: c, to: to, log: log, limit: limit, ended: make(chan struct{})}
+	go func() {
+		_ = c.Wait()
+		close(e.ended)
+	}()
+	return e
 }
 
 // dial is for swarm.Options. Its errors keep an *ops.Error in their chain.
 func (e *engine) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, e.limit.open)
 	defer cancel()
+	// A channel that is asked for in the very moment in which the connection ends is
+	// never answered: x/crypto's mux has let go of its channels, and still sends.
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	go func() {
+		select {
+		case <-e.ended:
+			stop(errEnded)
+		case <-ctx.Done():
+		}
+	}()
 	conn, err := e.connect(ctx)
 	if err != nil {
 		return nil, noWay{err}
@@ -95,6 +112,8 @@ func (e *engine) connect(ctx context.Context) (net.Conn, error) {
 func (e *engine) lost(ctx context.Context, err error) error {
 	host := e.to.Host
 	switch {
+	case errors.Is(context.Cause(ctx), errEnded):
+		err = errEnded
 	case errors.Is(ctx.Err(), context.Canceled):
 		return &ops.Error{Code: ops.Canceled, Sentence: "Called off: speak with " + host, Err: context.Canceled}
 	case ctx.Err() != nil:
@@ -105,7 +124,10 @@ func (e *engine) lost(ctx context.Context, err error) error {
 	return (&ops.Error{Code: ops.Unavailable, Sentence: "The SSH connection to " + host + " broke", Err: broken{err}}).Then("Try again")
 }
 
-var errNoAnswer = errors.New("no answer in time")
+var (
+	errNoAnswer = errors.New("no answer in time")
+	errEnded    = errors.New("the connection has ended")
+)
 
 // broken is what a connection that has ended gives.
 type broken struct{ error }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -152,6 +153,27 @@ func TestEngineComesAndGoes(t *testing.T) {
 		case !is:
 			wantError(t, err, ops.Unavailable, "its engine does not run", "")
 		}
+	}
+}
+
+// TestConnectionEndsUnderTheDial: who waits for a way to the engine is told at once,
+// though the channel that was asked for is never answered.
+func TestConnectionEndsUnderTheDial(t *testing.T) {
+	noGoroutines(t)
+	asked, hang := make(chan struct{}), make(chan struct{})
+	defer close(hang)
+	s := &sshd{T: t, socket: func() (net.Conn, error) { close(asked); <-hang; return nil, errors.New("late") }}
+	server := newClient(t).connect(s).(*Server)
+	e := &engine{ssh: server.ssh, to: target{Address: server.addr}, log: slog.New(slog.DiscardHandler), limit: defaultTimeouts(), ended: make(chan struct{})}
+	go func() {
+		<-asked
+		close(e.ended) // as when the connection had, and the channel been forgotten
+	}()
+	began := time.Now()
+	_, err := e.dial(t.Context(), "unix", socket)
+	wantError(t, errors.Unwrap(err), ops.Unavailable, "The SSH connection to 127.0.0.1 broke", "Try again")
+	if took := time.Since(began); took > e.limit.open/2 || !errors.As(err, new(broken)) {
+		t.Errorf("after %s: %#v", took, err)
 	}
 }
 

@@ -186,16 +186,11 @@ func (t *Tunnel) hostKeyFailed(err error, shown ssh.PublicKey) error {
 // connection when it does not say so. It returns when the connection has ended.
 func (l *link) watch() {
 	defer close(l.gone)
-	ended := make(chan struct{})
-	go func() {
-		_ = l.ssh.Wait()
-		close(ended)
-	}()
 	tick := time.NewTicker(l.limit.alive)
 	defer tick.Stop()
 	for {
 		select {
-		case <-ended:
+		case <-l.ended:
 			return
 		case <-tick.C:
 		}
@@ -208,7 +203,7 @@ func (l *link) watch() {
 		if err != nil {
 			l.log.Warn("the SSH connection to the Docker engine broke", "server", l.to.String(), "err", err)
 			_ = l.ssh.Close()
-			<-ended
+			<-l.ended
 			return
 		}
 	}
