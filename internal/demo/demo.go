@@ -95,13 +95,8 @@ func (s *show) timed(name string, do func() error) error {
 }
 
 func (s *show) up(ctx context.Context) error {
-	addr, err := rig.FreeAddr()
-	if err != nil {
-		return err
-	}
-	o := workspace.Example()
-	o.EventsURL = "http://" + addr + "/slack/events"
-	if s.ws, err = workspace.New(o); err != nil {
+	var err error
+	if s.ws, err = workspace.New(workspace.Example()); err != nil {
 		return err
 	}
 	if err := s.ws.Start(); err != nil {
@@ -121,6 +116,11 @@ func (s *show) up(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	addr, err := rig.FreeAddr()
+	if err != nil {
+		return err
+	}
+	s.ws.SetEventsURL("http://" + addr + "/slack/events")
 	const secret = "demo webhook secret"
 	if s.forge, err = forge.Start(ctx, forge.Options{WebhookURL: "http://" + addr + "/webhooks/github", Secret: secret}); err != nil {
 		return err
@@ -200,7 +200,7 @@ func (s *show) push(ctx context.Context, message, recipe string) error {
 		if err != nil {
 			return err
 		}
-		return s.follow(ctx, func() error { return nil }, sha[:7])
+		return s.follow(ctx, func() error { return nil }, sha[:7], "runs release")
 	})
 }
 
@@ -214,13 +214,13 @@ func (s *show) command(ctx context.Context, line, until string) error {
 				err = fmt.Errorf("%s: %s", line, ack.Error)
 			}
 			return err
-		}, until)
+		}, line, until)
 	})
 }
 
-// follow prints what people see in the channel until a message about until has
-// come to its end.
-func (s *show) follow(ctx context.Context, do func() error, until string) error {
+// follow prints what people see in the channel of what it is about, until that has
+// come to its end. Others may be at work in the page meanwhile.
+func (s *show) follow(ctx context.Context, do func() error, about, until string) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	changes := s.ws.Subscribe(ctx)
@@ -230,6 +230,9 @@ func (s *show) follow(ctx context.Context, do func() error, until string) error 
 	}
 	for c := range changes {
 		text := c.Message.Plain()
+		if !strings.Contains(text, about) {
+			continue
+		}
 		first, rest, _ := strings.Cut(strings.ReplaceAll(text, "*", ""), "\n")
 		s.say("  %5.1f s  %s\n", time.Since(began).Seconds(), first)
 		if strings.HasPrefix(first, "🔐") {

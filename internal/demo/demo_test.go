@@ -175,6 +175,9 @@ func TestDemo(t *testing.T) {
 	})
 	b := open(t, url)
 	b.says("#where", "#deploys")
+	until("waggle is ready", func() bool { return strings.Contains(out.String(), "waggle serve is ready") })
+	b.types("/scale piza 3") // is no part of the story, and does not end it
+	b.says("article.ephemeral", "There is no app")
 	until("the story's end", func() bool { return strings.Contains(out.String(), "It is yours now, at "+url) })
 	b.says("article b", "pizza runs release 2")
 	b.photograph("story")
