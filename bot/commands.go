@@ -98,9 +98,9 @@ func Commands() []Command {
 			Answer:  answerAudit,
 		},
 		{
-			Name: "/swarm", Verb: "help",
-			Short:   "What Waggle can do",
-			Example: []string{"/swarm help"},
+			Name: "/swarm", Verb: "help", Usage: "[command [verb]]",
+			Short:   "What Waggle can do, or one command, which has a help of its own too",
+			Example: []string{"/swarm help", "/swarm help node"},
 			Answer:  answerHelp,
 		},
 	})
@@ -118,16 +118,20 @@ func slashCommands() (names []string, rows map[string][]Command) {
 	return names, rows
 }
 
+// helpRow is the command whose verb help tells of all of them.
+const helpRow = "/swarm"
+
 // find returns the row for a command and its words, and the words after the verb.
+// Help that a command is asked for is that of helpRow.
 func find(name string, words []string) (Command, []string, error) {
 	names, all := slashCommands()
 	rows := all[name]
-	if len(rows) == 0 {
-		e := ops.Errorf(ops.Invalid, "Waggle has no command %s", name)
-		if near := nearest.Of(name, names); near != "" {
-			return Command{}, nil, e.Then("Did you mean `%s`?", near)
-		}
-		return Command{}, nil, e.Then("`/swarm help` lists them.")
+	if err := notOurs(name, names, rows); err != nil {
+		return Command{}, nil, err
+	}
+	if name != helpRow && len(words) > 0 && slices.Contains([]string{"help", "--help", "-h"}, words[0]) && (len(words) == 1 || rows[0].Verb != "") {
+		c, _, err := find(helpRow, []string{"help"})
+		return c, append([]string{name}, words[1:]...), err
 	}
 	var verbs []string
 	for _, c := range rows {
@@ -149,6 +153,18 @@ func find(name string, words []string) (Command, []string, error) {
 		return Command{}, nil, e.Then("Did you mean `%s %s`?", name, near)
 	}
 	return Command{}, nil, e.Then("It knows %s.", strings.Join(verbs, ", "))
+}
+
+// notOurs says that there is no command of that name, if it has no rows.
+func notOurs(name string, names []string, rows []Command) error {
+	if len(rows) > 0 {
+		return nil
+	}
+	e := ops.Errorf(ops.Invalid, "Waggle has no command %s", name)
+	if near := nearest.Of(name, names); near != "" {
+		return e.Then("Did you mean `%s`?", near)
+	}
+	return e.Then("`/swarm help` lists them.")
 }
 
 // Kinds returns how to make an empty operation of every kind in the table.

@@ -188,12 +188,26 @@ func TestHelp(t *testing.T) {
 	if strings.Contains(text, "<app>") {
 		t.Errorf("Slack takes <app> for a link:\n%s", text)
 	}
+	for words, want := range map[string]string{
+		"node": "/node drain", "/scale": "/scale &lt;app&gt;", "node drain": "/node drain",
+		"nod": "Did you mean `/node`?", "node drian": "Did you mean `/node drain`?", "scale 3": "/scale has no \"3\"", "node drain n1": "/node has no",
+	} {
+		text, err := answerHelp(t.Context(), nil, ops.Request{}, Args{Words: strings.Fields(words)})
+		if err != nil {
+			text = sentence(err)
+		}
+		if !strings.Contains(text, want) || strings.Contains(text, "/registry") || strings.Contains(words, " ") && strings.Contains(text, "/node list") {
+			t.Errorf("of %s: %s, want %s", words, text, want)
+		}
+	}
 }
 
 func TestFind(t *testing.T) {
 	for line, want := range map[string]string{
 		"/scale pizza 6": "/scale [pizza 6]", "/swarm audit pizza": "/swarm audit [pizza]", "/swarm help": "/swarm help []",
 		"/swarm": "/swarm []", "/node": "/node needs to know what. It knows list, show, drain", "/join-node n4": "/join-node [n4]", "/join-node key": "/join-node key []", "/swarm halp": "Did you mean `/swarm help`?",
+		"/node help": "/swarm help [/node]", "/node help drain": "/swarm help [/node drain]", "/scale --help": "/swarm help [/scale]", "/app -h": "/swarm help [/app]",
+		"/scale help 3": "/scale [help 3]", "/swarm help node": "/swarm help [node]",
 		"/swarm x": "It knows pending, cancel, audit, help.", "/scal pizza": "Did you mean `/scale`?", "/pizza": "`/swarm help` lists them.",
 	} {
 		words := strings.Fields(line)

@@ -83,7 +83,9 @@ func Manifest(base string) ([]byte, error) {
 	for _, name := range names {
 		var hints, shorts []string
 		for _, c := range rows[name] {
-			hints = append(hints, strings.TrimSpace(c.Verb+" "+c.Usage))
+			if hint := strings.TrimSpace(c.Verb + " " + c.Usage); hint != "" {
+				hints = append(hints, hint)
+			}
 			shorts = append(shorts, c.Short)
 		}
 		description := shorts[0]

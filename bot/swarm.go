@@ -13,12 +13,35 @@ import (
 // auditShown is how many entries /swarm audit shows.
 const auditShown = 15
 
-func answerHelp(context.Context, *Bot, ops.Request, Args) (string, error) {
+func answerHelp(_ context.Context, _ *Bot, _ ops.Request, args Args) (string, error) {
+	rows := Commands()
+	if len(args.Words) > 0 {
+		var err error
+		if rows, err = helpOf(args.Words); err != nil {
+			return "", err
+		}
+	}
 	var text strings.Builder
-	for _, c := range Commands() {
+	for _, c := range rows {
 		fmt.Fprintf(&text, "`%s`\n%s. For example `%s`.\n", esc(c.line()), c.Short, strings.Join(c.Example, "`, `"))
 	}
 	return text.String(), nil
+}
+
+// helpOf returns the rows that help is asked for: those of a command, or of it only
+// that of a verb.
+func helpOf(words []string) ([]Command, error) {
+	names, all := slashCommands()
+	name := "/" + strings.TrimPrefix(words[0], "/")
+	rows := all[name]
+	if len(rows) == 0 || len(words) == 1 {
+		return rows, notOurs(name, names, rows)
+	}
+	c, rest, err := find(name, words[1:])
+	if err == nil && (c.Verb == "" || len(rest) > 0) {
+		err = ops.Errorf(ops.Invalid, "%s has no %q", name, strings.Join(words[1:], " ")).Then("`%s help` shows what it has.", name)
+	}
+	return []Command{c}, err
 }
 
 func answerPending(ctx context.Context, b *Bot, asked ops.Request, args Args) (string, error) {
