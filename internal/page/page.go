@@ -42,7 +42,7 @@ func Start(ws *workspace.Workspace, o Options) (*Page, error) {
 	if o.Addr == "" {
 		o.Addr = Addr
 	}
-	handler, err := Handler(ws, o)
+	handler, err := site{ws: ws, opts: o}.handler()
 	if err != nil {
 		return nil, err
 	}
@@ -108,17 +108,16 @@ type command struct {
 	Usage       string `json:"usage_hint"`
 }
 
-// Handler serves the page. It answers this machine's own browser only: a request for
+// handler serves the page. It answers this machine's own browser only: a request for
 // another host, or from the page of another site, is refused.
-func Handler(ws *workspace.Workspace, o Options) (http.Handler, error) {
-	s := &site{ws: ws, opts: o}
-	if o.Manifest != nil {
+func (s site) handler() (http.Handler, error) {
+	if s.opts.Manifest != nil {
 		var manifest struct {
 			Features struct {
 				Commands []command `json:"slash_commands"`
 			} `json:"features"`
 		}
-		if err := json.Unmarshal(o.Manifest, &manifest); err != nil {
+		if err := json.Unmarshal(s.opts.Manifest, &manifest); err != nil {
 			return nil, fmt.Errorf("the app's manifest: %w", err)
 		}
 		s.cmds = manifest.Features.Commands
@@ -169,7 +168,7 @@ func file(kind string, content []byte) http.HandlerFunc {
 // person is one of those that a window can be.
 type person struct{ ID, Name, RealName, Role string }
 
-func (s *site) people() []person {
+func (s site) people() []person {
 	var out []person
 	for _, u := range s.ws.Users() {
 		if u.IsBot || u.Deleted || u.ID == workspace.SlackbotID {
@@ -189,7 +188,7 @@ func (s *site) people() []person {
 	return out
 }
 
-func (s *site) shell(w http.ResponseWriter, _ *http.Request) {
+func (s site) shell(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	err := shell.Execute(w, struct {
 		People        []person
@@ -202,7 +201,7 @@ func (s *site) shell(w http.ResponseWriter, _ *http.Request) {
 }
 
 // channels answers [{"id","name"}]: the conversations that a person can open.
-func (s *site) channels(w http.ResponseWriter, r *http.Request) {
+func (s site) channels(w http.ResponseWriter, r *http.Request) {
 	type channel struct {
 		ID   string `json:"id"`
 		Name string `json:"name"`
@@ -231,7 +230,7 @@ type shown struct {
 }
 
 // messages answers a channel as a person sees it, replies below their parents.
-func (s *site) messages(w http.ResponseWriter, r *http.Request) {
+func (s site) messages(w http.ResponseWriter, r *http.Request) {
 	names := map[string]string{}
 	for _, u := range s.ws.Users() {
 		names[u.ID] = u.Name
@@ -264,7 +263,7 @@ func (s *site) messages(w http.ResponseWriter, r *http.Request) {
 }
 
 // view answers the modal that is open for a person, or 204.
-func (s *site) view(w http.ResponseWriter, r *http.Request) {
+func (s site) view(w http.ResponseWriter, r *http.Request) {
 	v, open := s.ws.View(r.FormValue("user"))
 	if !open {
 		w.WriteHeader(http.StatusNoContent)
@@ -277,7 +276,7 @@ func (s *site) view(w http.ResponseWriter, r *http.Request) {
 // events is a stream of what changes for a person: the id of the channel in which a
 // message did, or "view".
 // Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
-func (s *site) events(w http.ResponseWriter, r *http.Request) {
+func (s site) events(w http.ResponseWriter, r *http.Request) {
 	user := r.FormValue("user")
 	w.Header().Set("Content-Type", "text/event-stream")
 	out := http.NewResponseController(w)
@@ -343,7 +342,7 @@ func act(do func(ctx context.Context, a action) (workspace.Ack, error)) http.Han
 	}
 }
 
-func (s *site) typed(ctx context.Context, a action) (workspace.Ack, error) {
+func (s site) typed(ctx context.Context, a action) (workspace.Ack, error) {
 	ack, err := s.ws.Type(ctx, a.User, a.Channel, a.Text)
 	if ack.Error != "" {
 		ack.Error = "" // the workspace has told it in the channel
@@ -351,7 +350,7 @@ func (s *site) typed(ctx context.Context, a action) (workspace.Ack, error) {
 	return ack, err
 }
 
-func (s *site) clicked(ctx context.Context, a action) (workspace.Ack, error) {
+func (s site) clicked(ctx context.Context, a action) (workspace.Ack, error) {
 	m, ok := s.ws.Message(a.User, a.Channel, a.TS)
 	if !ok {
 		return workspace.Ack{}, workspace.ErrNoMessage
@@ -362,7 +361,7 @@ func (s *site) clicked(ctx context.Context, a action) (workspace.Ack, error) {
 	return s.ws.Click(ctx, a.User, m, a.Action)
 }
 
-func (s *site) submitted(ctx context.Context, a action) (workspace.Ack, error) {
+func (s site) submitted(ctx context.Context, a action) (workspace.Ack, error) {
 	v, open := s.ws.View(a.User)
 	if !open || v.ID != a.View {
 		return workspace.Ack{}, workspace.ErrNoView
@@ -370,7 +369,7 @@ func (s *site) submitted(ctx context.Context, a action) (workspace.Ack, error) {
 	return s.ws.Submit(ctx, a.User, v, a.Values)
 }
 
-func (s *site) closed(ctx context.Context, a action) (workspace.Ack, error) {
+func (s site) closed(ctx context.Context, a action) (workspace.Ack, error) {
 	v, open := s.ws.View(a.User)
 	if !open || v.ID != a.View {
 		return workspace.Ack{}, nil // it is closed
