@@ -254,6 +254,27 @@ func TestAnotherHandIsBuiltOnNotOverwritten(t *testing.T) {
 	}
 }
 
+// TestLabelledAllTheTime: whoever only labels the service does not stop a scale, and
+// keeps his labels.
+func TestLabelledAllTheTime(t *testing.T) {
+	swarm := newFakeSwarm(ops.Service{Name: "pizza", Replicas: 3})
+	labels := 0
+	var hand func(*fakeSwarm)
+	hand = func(f *fakeSwarm) {
+		labels++
+		f.services["pizza"].Version++
+		f.services["pizza"].Labels = map[string]string{"hand": fmt.Sprint(labels)}
+		if labels < 9 {
+			f.beforeUpdate = hand
+		}
+	}
+	swarm.beforeUpdate = hand
+	got := startHouse(t, swarm).scale(t, "op1", &ops.Scale{App: "pizza", Replicas: 5})
+	if now := swarm.service("pizza"); got.State != ops.Done || now.Replicas != 5 || now.Labels["hand"] != "9" {
+		t.Errorf("%s %+v: %d replicas, labels %v", got.State, got.Err, now.Replicas, now.Labels)
+	}
+}
+
 func TestDryRunChangesNothing(t *testing.T) {
 	h := startHouse(t, newFakeSwarm(ops.Service{Name: "pizza", Replicas: 3}))
 	h.submit(t, ops.Request{ID: "op1", DryRun: true}, &ops.Scale{App: "pizza", Replicas: 0})

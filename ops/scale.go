@@ -3,7 +3,10 @@ package ops
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
+	"reflect"
 	"strings"
+	"time"
 
 	"github.com/distribution/reference"
 
@@ -170,7 +173,18 @@ func releasesOf(s Service) []Release {
 	return releases
 }
 
-// Apply writes the number, and nothing else.
+const (
+	// labelTries is how often a write is tried again because somebody labels the
+	// service all the time.
+	labelTries = 20
+	// stepAside is the longest wait before such a try: two who try again at once, and
+	// take as long as each other, are in each other's way every time.
+	stepAside = 60 * time.Millisecond
+)
+
+// Apply writes the number, and nothing else. When nothing but labels has changed since
+// the plan, it still holds, and the write is tried again: to plan again takes longer
+// than other hands may need for the next label.
 func (s *Scale) Apply(ctx context.Context, run *Run) error {
 	if s.svc.Replicas == s.to {
 		return nil
@@ -179,8 +193,26 @@ func (s *Scale) Apply(ctx context.Context, run *Run) error {
 	if err := run.Save(ctx); err != nil {
 		return redisAway(err)
 	}
-	_, err := run.Swarm.UpdateService(ctx, s.svc, Change{Replicas: &s.to, Auth: s.auth})
-	return err
+	for tries := 1; ; tries++ {
+		_, err := run.Swarm.UpdateService(ctx, s.svc, Change{Replicas: &s.to, Auth: s.auth})
+		if CodeOf(err) != OutOfDate || tries == labelTries {
+			return err
+		}
+		if pause(ctx, rand.N(stepAside)) != nil {
+			return err
+		}
+		now, readErr := run.app(ctx, s.App)
+		if readErr != nil || !now.sameButLabels(s.svc) {
+			return err
+		}
+		s.svc = now
+	}
+}
+
+// sameButLabels says whether nothing but labels has changed from one reading to the next.
+func (s Service) sameButLabels(o Service) bool {
+	s.Version, s.Labels, o.Version, o.Labels = 0, nil, 0, nil
+	return reflect.DeepEqual(s, o)
 }
 
 // Converge waits until that many run.

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
@@ -10,6 +11,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -109,31 +111,27 @@ func TestScaleThatIsLockedSaysByWhom(t *testing.T) {
 func TestScaleBuildsOnOtherHands(t *testing.T) {
 	b := start(t)
 	b.service("pizza")
-	done := make(chan int)
-	stop := make(chan struct{})
-	go func() {
-		n := 0
-		for {
-			select {
-			case <-stop:
-				done <- n
-				return
-			default:
-			}
-			if _, err := b.lab.Manager().Docker(b.ctx, "service", "update", "--detach", "--label-add", fmt.Sprintf("hand%d=x", n), "pizza"); err == nil {
-				n++
+	var hand sync.WaitGroup
+	labelling, stop := context.WithCancel(b.ctx)
+	end := func() { stop(); hand.Wait() }
+	b.Cleanup(end)
+	labels := 0
+	hand.Go(func() {
+		for labelling.Err() == nil {
+			// The label that is under way when it is to stop is written all the same.
+			if _, err := b.lab.Manager().Docker(b.ctx, "service", "update", "--detach", "--label-add", fmt.Sprintf("hand%d=x", labels), "pizza"); err == nil {
+				labels++
 			}
 		}
-	}()
+	})
 	for _, n := range []string{"2", "3", "4"} {
 		b.say(ada, "/scale pizza "+n)
 		b.sees(ada, "pizza runs "+n+" of "+n)
 	}
-	close(stop)
-	labels := <-done
+	end()
 	out := b.docker("service", "inspect", "pizza", "--format", "{{json .Spec.Labels}} {{.Spec.Mode.Replicated.Replicas}}")
 	if n := strings.Count(out, "hand"); n != labels || labels == 0 || !strings.HasSuffix(out, " 4") {
-		t.Errorf("%d of %d labels are there, and 4 replicas should be: %s", n, labels, out)
+		t.Errorf("%d of %d labels are there, and 4 replicas should be: %.200s…", n, labels, out)
 	}
 }
 
