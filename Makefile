@@ -15,7 +15,7 @@ demo: build ## the main job on a real swarm, on this machine; ARGS=--exit stops 
 
 # What a test prints is in test.log; a skipped test is a failure here.
 test: ## every test, those on a real swarm too (root)
-	@WAGGLE_LAB=1 go test -race -p 2 -timeout 45m -v ./... 2>&1 | tee test.log | grep --line-buffered -E '^(--- |ok |FAIL|panic:)' | grep --line-buffered -vE '^--- PASS.*\(0\.0'; \
+	@WAGGLE_LAB=1 go test -race -p 2 -count=1 -timeout 45m -v ./... 2>&1 | tee test.log | grep --line-buffered -E '^(--- |ok |FAIL|panic:)' | grep --line-buffered -vE '^--- PASS.*\(0\.0'; \
 	status=$${PIPESTATUS[0]}; \
 	if [ $$status -ne 0 ]; then grep -E -A60 -- '--- FAIL|panic:|DATA RACE' test.log | grep -v level=DEBUG | tail -400; exit $$status; fi; \
 	if grep -E -- '--- SKIP' test.log; then echo 'a test was skipped: run this as root'; exit 1; fi

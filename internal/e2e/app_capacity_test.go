@@ -48,7 +48,7 @@ func TestScaleAgainstCapacity(t *testing.T) {
 	m := b.seesAbout("only 4 of 6 will find a place: ", "pizza: 4 of 6 run and nothing has changed for 20s: no suitable node")
 	contains(t, "the message", m.Plain(), "node-3 is drained", " left", "; each reserves ", "`/scale pizza 1` goes back", "node-1 2 · node-2 2")
 	m = b.seesAbout("only 2 of 3 will find a place: ", "pasta: 2 of 3 run and nothing has changed for 20s: no suitable node")
-	contains(t, "the message", m.Plain(), "node-1 takes at most 1", "node-3 is drained")
+	contains(t, "the message", m.Plain(), "at most 1, node-", "node-3 is drained") // on which of the two it runs is the swarm's matter
 	if n, k := b.running("pizza"), b.running("pasta"); n != 4 || k != 2 {
 		t.Errorf("%d of pizza and %d of pasta run", n, k)
 	}
