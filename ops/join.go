@@ -381,10 +381,41 @@ func (j *NodeJoin) Apply(ctx context.Context, run *Run) error {
 	})
 }
 
+// justJoined is how long a node may be a member of which the managers know neither the
+// name nor the state.
+const justJoined = 10 * time.Second
+
+// settle waits until more is known of a member that somebody has only just joined.
+func (j *NodeJoin) settle(ctx context.Context, run *Run) error {
+	known := func() bool { return j.member.Hostname != "" && j.member.State != "unknown" }
+	if known() {
+		return nil
+	}
+	err := run.until(ctx, justJoined, func(ctx context.Context) (bool, error) {
+		nodes, err := run.Swarm.Nodes(ctx)
+		for _, n := range nodes {
+			if n.ID == j.member.ID {
+				j.member = &n
+			}
+		}
+		return known(), err
+	})
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		run.Log.Info("little is known of a member", "node", j.member.ID, "err", err)
+	}
+	return nil
+}
+
 // Converge waits until the node is Ready in this swarm: that, and nothing that
 // was printed anywhere, is the verdict.
 func (j *NodeJoin) Converge(ctx context.Context, run *Run) (string, error) {
 	if j.member != nil {
+		if err := j.settle(ctx, run); err != nil {
+			return "", err
+		}
 		return fmt.Sprintf("%s is in this swarm already: %s, %s, %s", j.Server.Host, j.member.Hostname, j.member.Role, j.member.State), nil
 	}
 	var node Node
