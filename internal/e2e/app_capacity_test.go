@@ -35,12 +35,11 @@ func TestScaleAgainstCapacity(t *testing.T) {
 	b := start(t)
 	memory, err := strconv.ParseInt(b.docker("node", "inspect", "node-1", "--format", "{{.Description.Resources.MemoryBytes}}"), 10, 64)
 	b.must(err)
-	b.service("pizza", brief, "--reserve-memory", fmt.Sprint(memory*2/5)) // two fit on a node
-	b.service("pasta", brief, "--replicas-max-per-node", "1")
 	b.Cleanup(func() { b.cleanly("node", "update", "--availability", "active", "node-3") })
 	b.say(ada, "/node drain node-3")
 	b.sees(ada, "node-3 is drained")
-
+	b.service("pizza", brief, "--reserve-memory", fmt.Sprint(memory*2/5)) // two fit on a node
+	b.service("pasta", brief, "--replicas-max-per-node", "1")
 	b.say(ada, "/scale pizza=6 pasta=3 --dry-run")
 	b.sees(ada, "pizza: replicas 1 → 6 (nothing was changed)")
 	b.sees(ada, "pasta: replicas 1 → 3 (nothing was changed)")
