@@ -10,7 +10,6 @@ import (
 	"html/template"
 	"net"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
@@ -246,16 +245,10 @@ func (s site) messages(w http.ResponseWriter, r *http.Request) {
 		out = append(out, shown{TS: m.TS, ThreadTS: m.ThreadTS, Who: who, Face: face, Time: m.At.Format("15:04:05"),
 			App: m.BotID != "", Ephemeral: m.Ephemeral, Edited: m.MarkedEdited, HTML: m.HTML()})
 	}
-	for _, m := range all {
-		below := func(parent workspace.Message) bool { return parent.TS == m.ThreadTS }
-		if m.ThreadTS != "" && slices.ContainsFunc(all, below) {
-			continue
-		}
-		add(m)
-		for _, reply := range all {
-			if reply.ThreadTS == m.TS {
-				add(reply)
-			}
+	for _, t := range workspace.Threads(all) {
+		add(t.Message)
+		for _, reply := range t.Replies {
+			add(reply)
 		}
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
@@ -343,11 +336,8 @@ func act(do func(ctx context.Context, a action) (workspace.Ack, error)) http.Han
 }
 
 func (s site) typed(ctx context.Context, a action) (workspace.Ack, error) {
-	ack, err := s.ws.Type(ctx, a.User, a.Channel, a.Text)
-	if ack.Error != "" {
-		ack.Error = "" // the workspace has told it in the channel
-	}
-	return ack, err
+	_, err := s.ws.Type(ctx, a.User, a.Channel, a.Text)
+	return workspace.Ack{}, err // how the app failed the workspace has told in the channel
 }
 
 func (s site) clicked(ctx context.Context, a action) (workspace.Ack, error) {
@@ -362,11 +352,7 @@ func (s site) clicked(ctx context.Context, a action) (workspace.Ack, error) {
 }
 
 func (s site) submitted(ctx context.Context, a action) (workspace.Ack, error) {
-	v, open := s.ws.View(a.User)
-	if !open || v.ID != a.View {
-		return workspace.Ack{}, workspace.ErrNoView
-	}
-	return s.ws.Submit(ctx, a.User, v, a.Values)
+	return s.ws.Submit(ctx, a.User, workspace.View{ID: a.View}, a.Values)
 }
 
 func (s site) closed(ctx context.Context, a action) (workspace.Ack, error) {

@@ -56,12 +56,6 @@ func (v View) HTML() template.HTML {
 func (n *names) htmlBlock(b map[string]any, wrong string) string {
 	id, _ := b["block_id"].(string)
 	var inner strings.Builder
-	elements := func() {
-		list, _ := b["elements"].([]any)
-		for _, e := range list {
-			inner.WriteString(n.htmlElement(e, id))
-		}
-	}
 	kind, _ := b["type"].(string)
 	switch kind {
 	case "divider":
@@ -76,7 +70,10 @@ func (n *names) htmlBlock(b map[string]any, wrong string) string {
 		}
 		inner.WriteString(n.htmlElement(b["accessory"], id))
 	case "context", "actions", "context_actions":
-		elements()
+		elements, _ := b["elements"].([]any)
+		for _, e := range elements {
+			inner.WriteString(n.htmlElement(e, id))
+		}
 	case "input":
 		fmt.Fprintf(&inner, `<label for="%s">%s`, html.EscapeString("in-"+id), n.htmlText(b["label"]))
 		if optional, _ := b["optional"].(bool); optional {

@@ -195,12 +195,6 @@ func (w *Workspace) Screen(channel, user string) string {
 	if len(messages) == 0 {
 		return "(nothing to see)\n"
 	}
-	replies := make(map[string][]Message)
-	for _, m := range messages {
-		if m.ThreadTS != "" {
-			replies[m.ThreadTS] = append(replies[m.ThreadTS], m)
-		}
-	}
 	var b strings.Builder
 	write := func(m Message, indent string) {
 		who := m.names.user(m.User)
@@ -216,16 +210,36 @@ func (w *Workspace) Screen(channel, user string) string {
 			b.WriteString(strings.TrimRight(indent+"  "+strings.TrimRight(line, "\n"), " ") + "\n")
 		}
 	}
-	for _, m := range messages {
-		if m.ThreadTS != "" && !m.Broadcast {
-			if slices.ContainsFunc(messages, func(p Message) bool { return p.TS == m.ThreadTS }) {
-				continue // written below its parent
-			}
-		}
-		write(m, "")
-		for _, r := range replies[m.TS] {
+	for _, t := range Threads(messages) {
+		write(t.Message, "")
+		for _, r := range t.Replies {
 			write(r, "    ")
 		}
 	}
 	return b.String()
+}
+
+// Thread is a message with the replies below it.
+type Thread struct {
+	Message
+	Replies []Message
+}
+
+// Threads puts replies below their parents. One whose parent is not among the
+// messages stands by itself, and a broadcast one does so too.
+func Threads(messages []Message) []Thread {
+	replies := make(map[string][]Message)
+	for _, m := range messages {
+		if m.ThreadTS != "" {
+			replies[m.ThreadTS] = append(replies[m.ThreadTS], m)
+		}
+	}
+	var out []Thread
+	for _, m := range messages {
+		if m.ThreadTS != "" && !m.Broadcast && slices.ContainsFunc(messages, func(p Message) bool { return p.TS == m.ThreadTS }) {
+			continue
+		}
+		out = append(out, Thread{m, replies[m.TS]})
+	}
+	return out
 }
