@@ -1,6 +1,7 @@
 package ops
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -153,6 +154,7 @@ func (j *NodeJoin) membership(nodes []Node) (Plan, error) {
 		if n.ID != m.NodeID || m.NodeID == "" {
 			continue
 		}
+		n.Hostname = cmp.Or(n.Hostname, j.Server.Host) // it has joined just now
 		if n.Role != j.role() {
 			verb := "promote"
 			if !j.Manager {
@@ -387,14 +389,14 @@ const justJoined = 10 * time.Second
 
 // settle waits until more is known of a member that somebody has only just joined.
 func (j *NodeJoin) settle(ctx context.Context, run *Run) error {
-	known := func() bool { return j.member.Hostname != "" && j.member.State != "unknown" }
+	known := func() bool { return j.member.State != "unknown" }
 	if known() {
 		return nil
 	}
 	err := run.until(ctx, justJoined, func(ctx context.Context) (bool, error) {
 		nodes, err := run.Swarm.Nodes(ctx)
 		for _, n := range nodes {
-			if n.ID == j.member.ID {
+			if n.ID == j.member.ID && n.Hostname != "" {
 				j.member = &n
 			}
 		}

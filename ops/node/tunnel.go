@@ -34,10 +34,7 @@ type Tunnel struct {
 }
 
 // link is a connection of a tunnel.
-type link struct {
-	*engine
-	gone chan struct{} // closed when it has ended
-}
+type link struct{ *engine }
 
 // Tunnel returns the way to the engine at ssh://user@host:port. Without a user
 // in it, it is the one given. It does not connect yet; Close it.
@@ -78,7 +75,7 @@ func (t *Tunnel) Dial(ctx context.Context, network, addr string) (net.Conn, erro
 		}
 		_ = l.ssh.Close() // the next round makes another
 		select {
-		case <-l.gone:
+		case <-l.ended:
 		case <-ctx.Done():
 			return nil, err
 		}
@@ -98,7 +95,7 @@ func (t *Tunnel) connected(ctx context.Context) (l *link, fresh bool, err error)
 	}
 	if t.link != nil {
 		select {
-		case <-t.link.gone:
+		case <-t.link.ended:
 		default:
 			return t.link, false, nil
 		}
@@ -107,7 +104,7 @@ func (t *Tunnel) connected(ctx context.Context) (l *link, fresh bool, err error)
 	if err != nil {
 		return nil, false, err
 	}
-	t.link = &link{newEngine(client, t.to, t.servers.log, t.servers.timeouts), make(chan struct{})}
+	t.link = &link{newEngine(client, t.to, t.servers.log, t.servers.timeouts)}
 	t.tasks.Go(t.link.watch)
 	return t.link, true, nil
 }
@@ -185,7 +182,6 @@ func (t *Tunnel) hostKeyFailed(err error, shown ssh.PublicKey) error {
 // watch asks the server now and then whether it is there, and ends the
 // connection when it does not say so. It returns when the connection has ended.
 func (l *link) watch() {
-	defer close(l.gone)
 	tick := time.NewTicker(l.limit.alive)
 	defer tick.Stop()
 	for {

@@ -180,7 +180,7 @@ func TestTunnelNoticesSilence(t *testing.T) {
 	first := tunnel.link
 	silent.on.Store(true)
 	select {
-	case <-first.gone:
+	case <-first.ended:
 	case <-time.After(10 * time.Second):
 		t.Fatal("the connection is kept though its server says nothing")
 	}
