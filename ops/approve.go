@@ -223,7 +223,7 @@ func (r *Runner) settle(ctx context.Context, d decisionOp) (record, error) {
 		return rec, Errorf(NotFound, "This is gone: Redis does not know it any more").Then("Nothing was changed. Ask for it again.")
 	case err != nil:
 		return rec, err
-	case d.Verdict == Cancel && (rec.State == Working || rec.State == Waiting):
+	case d.Verdict == Cancel && rec.State != Pending && !rec.State.Final():
 		return rec, r.interrupt(ctx, rec, d.Decision)
 	case rec.State != Pending:
 		return rec, Errorf(Invalid, "This does not wait any more: it is %s", rec.State)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -75,6 +76,35 @@ func TestCancelOfOneThatWaits(t *testing.T) {
 	id := h.push(t, pushOf(1)).Jobs[0].ID
 	h.wait(t, func(s ops.Status) bool { return s.ID == id && s.State == ops.Waiting })
 	h.decide(t, "click", "ada", ops.CancelToken(id), ops.Cancel, "")
+	if got := h.final(t, id); got.State != ops.Cancelled {
+		t.Errorf("%s %s", got.State, said(got))
+	}
+}
+
+// TestCancelAtOnce: its message says already that it waits, and Redis does not yet.
+func TestCancelAtOnce(t *testing.T) {
+	h := startHouse(t, newFakeSwarm(linked("pizza", 1)))
+	h.does(t, "freeze", &ops.Freeze{App: "pizza"})
+	shown, goOn := make(chan struct{}), make(chan struct{})
+	hold := sync.OnceFunc(func() { close(shown); <-goOn })
+	h.recorder.mu.Lock()
+	h.closing = func(id string) {
+		if strings.HasPrefix(id, "deploy-") {
+			hold()
+		}
+	}
+	h.recorder.mu.Unlock()
+	id := h.push(t, pushOf(1)).Jobs[0].ID
+	<-shown
+	h.decide(t, "click", "ada", ops.CancelToken(id), ops.Cancel, "")
+	waitFor(t, "the click is kept", func() bool {
+		if h.seen(func(s ops.Status) bool { return s.ID == "click" && s.State == ops.Refused }) {
+			t.Fatal("the click was refused")
+		}
+		var d ops.Decision
+		return h.Store.Get(t.Context(), "cancel:"+id, &d) == nil
+	})
+	close(goOn)
 	if got := h.final(t, id); got.State != ops.Cancelled {
 		t.Errorf("%s %s", got.State, said(got))
 	}

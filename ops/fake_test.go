@@ -447,20 +447,24 @@ type recorder struct {
 	mu      sync.Mutex
 	all     []ops.Status
 	changed chan struct{}
+	closing func(id string) // before a Close of that operation's message returns
 }
 
 func newRecorder() *recorder { return &recorder{changed: make(chan struct{}, 1)} }
 
-func (r *recorder) Open(_ ops.Request, ref string, save func(string)) ops.Message {
+func (r *recorder) Open(req ops.Request, ref string, save func(string)) ops.Message {
 	if ref == "" {
 		save("message-1")
 	}
-	return recorded{r}
+	return recorded{r, req.ID}
 }
 
 func (r *recorder) Record(context.Context, ops.Entry) error { return nil }
 
-type recorded struct{ *recorder }
+type recorded struct {
+	*recorder
+	id string
+}
 
 func (m recorded) Show(s ops.Status) {
 	m.mu.Lock()
@@ -472,7 +476,15 @@ func (m recorded) Show(s ops.Status) {
 	}
 }
 
-func (m recorded) Close(context.Context) error { return nil }
+func (m recorded) Close(context.Context) error {
+	m.mu.Lock()
+	closing := m.closing
+	m.mu.Unlock()
+	if closing != nil {
+		closing(m.id)
+	}
+	return nil
+}
 
 // wait returns the first status that is meant, now or later.
 func (r *recorder) wait(t *testing.T, meant func(ops.Status) bool) ops.Status {
