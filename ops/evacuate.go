@@ -85,19 +85,15 @@ func oneOrMore(n int, one, more string) string {
 // elsewhere, and go on running for as long as the swarm watches new tasks.
 func (r *Run) evacuated(ctx context.Context, node Node, moves []string) error {
 	var held time.Time
-	began, missing, left := 0, "", 0
+	began, missing := 0, ""
+	var left []string
 	err := r.until(ctx, r.DeployTimeout, func(ctx context.Context) (bool, error) {
 		w, err := readWorld(ctx, r.Swarm)
 		if err != nil {
 			return false, err
 		}
-		left = 0
-		for _, t := range w.tasks {
-			if t.NodeID == node.ID && !t.ended() {
-				left++
-			}
-		}
-		began = max(began, left)
+		left = w.left(node.ID)
+		began = max(began, len(left))
 		missing = ""
 		hold := time.Duration(0)
 		for _, s := range w.services {
@@ -112,9 +108,12 @@ func (r *Run) evacuated(ctx context.Context, node Node, moves []string) error {
 				}
 			}
 		}
-		if left > 0 || missing != "" {
+		if len(left) > 0 || missing != "" {
 			held = time.Time{}
-			note := fmt.Sprintf("%d of %s left %s", began-left, many(began, "task"), node.Hostname)
+			note := fmt.Sprintf("%d of %s left %s", began-len(left), many(began, "task"), node.Hostname)
+			if len(left) > 0 {
+				note += ", not yet " + tally(left)
+			}
 			if missing != "" {
 				note += "; " + missing
 			}
@@ -129,10 +128,55 @@ func (r *Run) evacuated(ctx context.Context, node Node, moves []string) error {
 	})
 	if err == errDeadline {
 		why := missing
-		if left > 0 {
-			why = fmt.Sprintf("%s still run there", many(left, "task"))
+		if len(left) > 0 {
+			why = fmt.Sprintf("%s still there, %s", many(len(left), "task"), tally(left))
 		}
 		return Errorf(Failed, "%s is not empty after %s: %s", node.Hostname, r.DeployTimeout, why)
 	}
 	return err
+}
+
+// left names the tasks on a node that have not ended, each with its state.
+func (w world) left(nodeID string) []string {
+	heard := ""
+	for _, n := range w.nodes {
+		if n.ID == nodeID && !n.up() {
+			heard = " when " + n.Hostname + " was heard last, which is " + n.State
+		}
+	}
+	var left []string
+	for _, t := range w.tasks {
+		if t.NodeID != nodeID || t.ended() {
+			continue
+		}
+		app := "a service that was removed"
+		if i := slices.IndexFunc(w.services, func(s Service) bool { return s.ID == t.ServiceID }); i >= 0 {
+			app = w.services[i].Name
+		}
+		left = append(left, fmt.Sprintf("%s (%s%s)", app, t.State, heard))
+	}
+	slices.Sort(left)
+	return left
+}
+
+// tally shortens a sorted list: the same ones are counted, and the first few shown.
+func tally(all []string) string {
+	const most = 3
+	var shown []string
+	for i := 0; i < len(all); {
+		if len(shown) == most {
+			shown = append(shown, fmt.Sprintf("%d more", len(all)-i))
+			break
+		}
+		same := 1
+		for i+same < len(all) && all[i+same] == all[i] {
+			same++
+		}
+		if i += same; same > 1 {
+			shown = append(shown, fmt.Sprintf("%d of %s", same, all[i-1]))
+		} else {
+			shown = append(shown, all[i-1])
+		}
+	}
+	return strings.Join(shown, ", ")
 }

@@ -104,6 +104,18 @@ func TestJoin(t *testing.T) {
 	says(t, h.final(t, "op3"), ops.Refused, "in this swarm already, as a worker called n4. `/node promote n4` makes it a manager")
 }
 
+// TestJoinOfOneThatHasJustJoined: the managers have its id already and nothing else.
+func TestJoinOfOneThatHasJustJoined(t *testing.T) {
+	h := startHouse(t, newFakeSwarm())
+	says(t, h.approved(t, "op1", joining()), ops.Done, "n4 is ready")
+	whole := h.swarm.nodes[3]
+	h.swarm.with(func() { h.swarm.nodes[3].Hostname, h.swarm.nodes[3].State = "", "unknown" })
+	h.submit(t, asked("op2"), joining())
+	h.wait(t, func(s ops.Status) bool { return s.ID == "op2" && s.State == ops.Working })
+	h.swarm.with(func() { h.swarm.nodes[3] = whole })
+	says(t, h.final(t, "op2"), ops.Done, "10.0.0.12 is in this swarm already: n4, worker, ready")
+}
+
 func TestJoinAsManager(t *testing.T) {
 	swarm := newFakeSwarm()
 	h := startHouse(t, swarm)

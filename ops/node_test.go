@@ -54,7 +54,9 @@ func TestDrainWaits(t *testing.T) {
 	}
 	h := startHouse(t, swarm)
 	h.submit(t, asked("op1"), drain("n2"))
-	h.wait(t, func(s ops.Status) bool { return s.ID == "op1" && strings.Contains(s.Note, "0 of 1 task left n2") })
+	h.wait(t, func(s ops.Status) bool {
+		return s.ID == "op1" && strings.Contains(s.Note, "0 of 1 task left n2, not yet pizza (running)")
+	})
 	if h.seen(func(s ops.Status) bool { return s.State == ops.Done }) {
 		t.Fatal("it is done while a task still runs there")
 	}
@@ -71,7 +73,22 @@ func TestDrainDoesNotEnd(t *testing.T) {
 	}
 	h := startHouse(t, swarm, func(r *ops.Runner) { r.Env.DeployTimeout = 300 * time.Millisecond })
 	h.submit(t, asked("op1"), drain("n2"))
-	says(t, h.final(t, "op1"), ops.Failure, "n2 is not empty after 300ms: 1 task still run there", "`/node activate n2` goes back")
+	says(t, h.final(t, "op1"), ops.Failure, "n2 is not empty after 300ms: 1 task still there, pizza (running)", "`/node activate n2` goes back")
+	swarm.with(func() { swarm.nodes[1].State = "down" })
+	h.submit(t, asked("op2"), drain("n2"))
+	says(t, h.final(t, "op2"), ops.Failure, "1 task still there, pizza (running when n2 was heard last, which is down)")
+
+	swarm.with(func() {
+		swarm.nodes[2].Availability, swarm.services["pizza"].Replicas = "active", 7
+		swarm.tasks = func(s ops.Service) (all []ops.Task) {
+			for i, state := range []string{"running", "assigned", "assigned", "preparing", "ready"} {
+				all = append(all, task(3*i+3, state, "", 0))
+			}
+			return all
+		}
+	})
+	h.submit(t, asked("op3"), drain("n3"))
+	says(t, h.final(t, "op3"), ops.Failure, "5 tasks still there, 2 of pizza (assigned), pizza (preparing), pizza (ready), 1 more")
 }
 
 func TestNodeNames(t *testing.T) {
