@@ -246,7 +246,12 @@ func TestPrivateRepositoryBySSH(t *testing.T) {
 
 	known := filepath.Join(t.TempDir(), "known_hosts")
 	b.must(os.WriteFile(known, nil, 0o600))
-	again(map[string]string{"WAGGLE_GIT_KNOWN_HOSTS_FILE": known, "WAGGLE_GIT_CREDENTIALS": fmt.Sprintf(`[{"host": %q, "ssh_key_file": %q}]`, server.Addr, b.lab.SSHKey)})
+	deployKey := filepath.Join(t.TempDir(), "deploy-key") // as Docker mounts a secret
+	text, err := os.ReadFile(b.lab.SSHKey)
+	b.must(err)
+	b.must(os.WriteFile(deployKey, text, 0o600))
+	b.must(os.Chmod(deployKey, 0o444))
+	again(map[string]string{"WAGGLE_GIT_KNOWN_HOSTS_FILE": known, "WAGGLE_GIT_CREDENTIALS": fmt.Sprintf(`[{"host": %q, "ssh_key_file": %q}]`, server.Addr, deployKey)})
 	b.push(repo, b.dockerfile("1"), "Host key not known")
 	m := b.seesAbout("Host key not known", "the SSH host key of "+server.Addr+" is not known")
 	contains(t, "the way out", m.Plain(), "ssh-keyscan "+server.Addr, "git.known_hosts_file")

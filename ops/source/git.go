@@ -135,7 +135,7 @@ func (g *Git) Checkout(ctx context.Context, url, commit, branch string) (_ *Tree
 		return nil, err
 	}
 	// Only the files are needed from here on.
-	for _, d := range []string{"git", "home", "modules"} {
+	for _, d := range []string{"git", "home", "modules", keyCopy} {
 		if err := os.RemoveAll(filepath.Join(root, d)); err != nil {
 			return nil, &ops.Error{Code: ops.Internal, Sentence: "The checkout cannot be tidied", Err: err}
 		}

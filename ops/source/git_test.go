@@ -543,16 +543,46 @@ func TestSweepRemovesWhatKilledRunsLeft(t *testing.T) {
 }
 
 func TestSSHIsTiedDown(t *testing.T) {
-	g := &Git{KnownHosts: "/etc/known hosts", Credentials: []Credential{{Host: "git.example.com", KeyFile: "/keys/it's"}}}
+	g := &Git{KnownHosts: "/etc/known hosts", Credentials: []Credential{{Host: "git.example.com", KeyFile: "/k"}}}
 	r, err := g.remote("git@git.example.com:o/p.git")
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := r.sshCommand()
+	got := r.sshCommand("/keys/it's")
 	for _, want := range []string{"'StrictHostKeyChecking=yes'", "'BatchMode=yes'", "'IdentitiesOnly=yes'",
 		`'UserKnownHostsFile="/etc/known hosts"'`, `'-i' '/keys/it'\''s'`} {
 		if !strings.Contains(got, want) {
 			t.Errorf("ssh command %s lacks %s", got, want)
 		}
+	}
+}
+
+// TestDeployKey: ssh ignores a key that others may read, and that is how Docker mounts
+// secrets.
+func TestDeployKey(t *testing.T) {
+	for mode, copied := range map[os.FileMode]bool{0o400: false, 0o600: false, 0o444: true, 0o640: true} {
+		file := filepath.Join(t.TempDir(), "key")
+		if err := errors.Join(os.WriteFile(file, []byte("canary"), 0o600), os.Chmod(file, mode)); err != nil {
+			t.Fatal(err)
+		}
+		run := &runner{remote: &remote{host: "git.example.com", creds: &Credential{KeyFile: file}}, dir: t.TempDir()}
+		got, err := run.deployKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if copied != (got != file) {
+			t.Errorf("mode %#o: %s", mode, got)
+		}
+		text, err := os.ReadFile(got)
+		st, err2 := os.Stat(got)
+		if err != nil || err2 != nil || string(text) != "canary" || st.Mode().Perm()&0o077 != 0 {
+			t.Errorf("mode %#o: %q in %v, %v %v", mode, text, st, err, err2)
+		}
+	}
+	g := &Git{Dir: t.TempDir(), Credentials: []Credential{{Host: "git.example.com", KeyFile: "/not/there"}}}
+	_, err := g.Resolve(t.Context(), "git@git.example.com:o/p.git", "main")
+	e := new(ops.Error)
+	if !errors.As(err, &e) || e.Sentence != "Waggle cannot read its deploy key for git.example.com, /not/there" {
+		t.Errorf("without the file: %v", err)
 	}
 }

@@ -1,6 +1,7 @@
 package source
 
 import (
+	"cmp"
 	"encoding/base64"
 	"net/url"
 	"os/exec"
@@ -172,19 +173,16 @@ func (r *remote) scrub(s string) string {
 }
 
 // sshCommand is the ssh that Git uses: no agent, no configuration, no
-// questions, and no server whose key is not known.
-func (r *remote) sshCommand() string {
+// questions, and no server whose key is not known. key is the file of the deploy key,
+// "" without one.
+func (r *remote) sshCommand(key string) string {
 	args := []string{"ssh", "-F", "/dev/null", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes",
 		"-o", "IdentityAgent=none", "-o", "IdentitiesOnly=yes", "-o", "ConnectTimeout=15",
 		"-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3"}
 	if r.known != "" {
 		args = append(args, "-o", "UserKnownHostsFile="+strconv.Quote(r.known), "-o", "GlobalKnownHostsFile=/dev/null")
 	}
-	key := "/dev/null"
-	if r.creds != nil && r.creds.KeyFile != "" {
-		key = r.creds.KeyFile
-	}
-	args = append(args, "-i", key)
+	args = append(args, "-i", cmp.Or(key, "/dev/null"))
 	for i := range args {
 		args[i] = "'" + strings.ReplaceAll(args[i], "'", `'\''`) + "'"
 	}

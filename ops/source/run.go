@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -124,18 +125,23 @@ func (f *failure) log() string {
 }
 
 // git runs one git command and returns what it printed. When ctx ends, git and
-// all it started are killed. Errors are *failure.
+// all it started are killed. Errors are *failure, or *ops.Error of a key that cannot be
+// read.
 func (r *runner) git(ctx context.Context, args ...string) (string, error) {
+	env, err := r.env()
+	if err != nil {
+		return "", err
+	}
 	cmd := exec.CommandContext(ctx, "git", args...)
 	cmd.Dir = r.dir
-	cmd.Env = r.env()
+	cmd.Env = env
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 2 * time.Second
 	var out, errOut bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &limited{buf: &errOut, n: 64 << 10}
 	began := time.Now()
-	err := cmd.Run()
+	err = cmd.Run()
 	r.log.Debug("git", "verb", args[0], "repo", r.name, "took", time.Since(began), "err", err)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -148,7 +154,11 @@ func (r *runner) git(ctx context.Context, args ...string) (string, error) {
 
 // env is the whole environment of a run: nothing of this machine's or this
 // user's Git configuration, and the credentials where no other user sees them.
-func (r *runner) env() []string {
+func (r *runner) env() ([]string, error) {
+	key, err := r.deployKey()
+	if err != nil {
+		return nil, err
+	}
 	env := []string{
 		"HOME=" + filepath.Join(r.dir, "home"), // no .netrc either
 		"LC_ALL=C",
@@ -162,7 +172,7 @@ func (r *runner) env() []string {
 		"GIT_ASKPASS=",
 		"SSH_ASKPASS=",
 		"GIT_ALLOW_PROTOCOL=" + r.protocols(),
-		"GIT_SSH_COMMAND=" + r.sshCommand(),
+		"GIT_SSH_COMMAND=" + r.sshCommand(key),
 	}
 	for _, k := range []string{"PATH", "TMPDIR", "http_proxy", "https_proxy", "no_proxy", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY",
 		"SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH"} {
@@ -175,11 +185,47 @@ func (r *runner) env() []string {
 	for i := 0; i < len(config); i += 2 {
 		env = append(env, fmt.Sprintf("GIT_CONFIG_KEY_%d=%s", i/2, config[i]), fmt.Sprintf("GIT_CONFIG_VALUE_%d=%s", i/2, config[i+1]))
 	}
-	return env
+	return env, nil
+}
+
+// keyCopy is the name of deployKey's copy.
+const keyCopy = "key"
+
+// deployKey is the file of the deploy key, "" when there is none. ssh takes no key that
+// others than its user may read, and a Docker secret may be read by all in the container
+// unless the service says otherwise: of such a one it is a copy, which goes with the rest.
+func (r *runner) deployKey() (string, error) {
+	if r.creds == nil || r.creds.KeyFile == "" {
+		return "", nil
+	}
+	file := r.creds.KeyFile
+	unreadable := func(err error) error {
+		return &ops.Error{Code: ops.Failed, Sentence: fmt.Sprintf("Waggle cannot read its deploy key for %s, %s", r.host, file),
+			Next: "Put it there, for uid " + strconv.Itoa(os.Geteuid()) + " to read, or correct git.credentials.", Err: err}
+	}
+	st, err := os.Stat(file)
+	if err != nil {
+		return "", unreadable(err)
+	}
+	if st.Mode().Perm()&0o077 == 0 {
+		return file, nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return "", unreadable(err)
+	}
+	own := filepath.Join(r.dir, keyCopy)
+	if err := os.WriteFile(own, text, 0o600); err != nil {
+		return "", &ops.Error{Code: ops.Internal, Sentence: "The deploy key cannot be copied for ssh", Err: err}
+	}
+	return own, nil
 }
 
 // failed turns git's error into what a person can act on.
 func (r *runner) failed(ctx context.Context, err error, what string) error {
+	if e := new(ops.Error); errors.As(err, &e) {
+		return e
+	}
 	var f *failure
 	if !errors.As(err, &f) {
 		f = &failure{verb: what, err: err}
