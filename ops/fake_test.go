@@ -225,7 +225,16 @@ func (f *fakeSwarm) RemoveNode(_ context.Context, id string, force bool) error {
 func (f *fakeSwarm) Cluster(context.Context) (ops.Cluster, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return ops.Cluster{ID: "cluster", Version: f.cluster, Self: "id1", Labels: maps.Clone(f.labels), WorkerToken: "canary-worker-token", ManagerToken: "canary-manager-token"}, f.down
+	c := ops.Cluster{ID: "cluster", Version: f.cluster, Self: "id1", Labels: maps.Clone(f.labels), WorkerToken: "canary-worker-token", ManagerToken: "canary-manager-token"}
+	for _, r := range f.rotated {
+		if strings.Contains(r, "worker true") {
+			c.WorkerToken += "-new"
+		}
+		if strings.Contains(r, "manager true") {
+			c.ManagerToken += "-new"
+		}
+	}
+	return c, f.down
 }
 
 func (f *fakeSwarm) RotateTokens(_ context.Context, c ops.Cluster, worker, manager bool) error {

@@ -2,6 +2,7 @@ package ops
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"strings"
 )
@@ -11,10 +12,9 @@ import (
 type TokenRotation struct {
 	Role string `json:"role,omitempty"` // "worker", "manager" or "" for both
 
-	// Decided keeps the tokens from being made twice.
-	Decided *struct {
-		Version uint64 `json:"version"` // of the cluster, before the change
-	} `json:"decided,omitempty"`
+	// Old is the digest of the tokens that end, once the change is about to be written:
+	// it keeps them from being made twice.
+	Old string `json:"old,omitempty"`
 
 	cluster Cluster
 }
@@ -42,12 +42,10 @@ func (r *TokenRotation) Plan(ctx context.Context, run *Run) (Plan, error) {
 
 // Apply makes the new tokens, once.
 func (r *TokenRotation) Apply(ctx context.Context, run *Run) error {
-	if d := r.Decided; d != nil && run.resumed && d.Version != r.cluster.Version {
+	if run.resumed && r.Old != "" && r.Old != r.digest(r.cluster) {
 		return nil // done by an attempt that was cut off
 	}
-	r.Decided = &struct {
-		Version uint64 `json:"version"`
-	}{r.cluster.Version}
+	r.Old = r.digest(r.cluster)
 	if err := run.Save(ctx); err != nil {
 		return redisAway(err)
 	}
@@ -60,10 +58,22 @@ func (r *TokenRotation) Converge(ctx context.Context, run *Run) (string, error) 
 	if err != nil {
 		return "", err
 	}
-	if now.Version == r.cluster.Version && !run.resumed {
+	if r.digest(now) == r.Old {
 		return "", Errorf(Failed, "The swarm has the same tokens as before").Then("Try again.")
 	}
 	return "The old join token is good for nothing any more; `/join-node command` shows the new one", nil
+}
+
+// digest names the tokens that are made anew without telling them.
+func (r *TokenRotation) digest(c Cluster) string {
+	var tokens string
+	if r.Role != "manager" {
+		tokens += c.WorkerToken.Reveal() + " "
+	}
+	if r.Role != "worker" {
+		tokens += c.ManagerToken.Reveal()
+	}
+	return fmt.Sprintf("%x", sha256.Sum256([]byte(tokens)))
 }
 
 // JoinKey asks for Waggle's public SSH key.
@@ -83,7 +93,7 @@ func (JoinKey) Ask(ctx context.Context, r *Runner, _ Actor) (Answer, error) {
 		Parts: []Part{
 			{Code: key},
 			{Lines: []string{"To let it in, run this on the new server as root; then type /join-node <address> here:"},
-				Code: fmt.Sprintf("install -d -m 700 -o %[1]s %[2]s/.ssh && echo '%[3]s' >> %[2]s/.ssh/authorized_keys && chmod 600 %[2]s/.ssh/authorized_keys", r.Env.SSH.User, home, key)},
+				Code: fmt.Sprintf("install -d -m 700 -o %[1]s %[2]s/.ssh && echo '%[3]s' >> %[2]s/.ssh/authorized_keys && chmod 600 %[2]s/.ssh/authorized_keys && chown %[1]s: %[2]s/.ssh/authorized_keys", r.Env.SSH.User, home, key)},
 		},
 	}, nil
 }
