@@ -280,7 +280,16 @@ func TestRegistryPush(t *testing.T) {
 	swarm := newFakeSwarm(linked("pizza", 1))
 	h := startHouse(t, swarm)
 	waits := h.pends(t, "off", &ops.RegistryPush{Name: "reg"})
-	says(t, waits, ops.Pending, "pushing to reg on → off", "default push registry reg → none", "pizza is deployed from a repository; until another default is chosen, a git push is refused", "nothing is pushed to reg any more")
+	says(t, waits, ops.Pending, "pushing to reg on → off", "default push registry reg → none", "pushes to the repository of pizza deployed → refused",
+		"1 app is deployed from a repository; until another default is chosen, a git push is refused", "nothing is pushed to reg any more")
+	swarm.with(func() {
+		s := linked("pasta", 1)
+		s.ID, s.Version, s.Mode = "id-pasta", 10, ops.Replicated
+		swarm.services["pasta"] = &s
+	})
+	h.decide(t, "early", "bob", waits.Token, ops.Approve, "")
+	waits = h.wait(t, func(s ops.Status) bool { return s.ID == "off" && s.Before != nil })
+	says(t, waits, ops.Pending, "pushes to the repository of pasta deployed → refused", "2 apps are deployed from a repository")
 	if names(h.registries(t)) != "reg*" {
 		t.Error("it is off before anybody approved")
 	}

@@ -3,7 +3,6 @@ package ops
 import (
 	"context"
 	"fmt"
-	"strings"
 )
 
 // RegistryPush allows or ends pushing to a registry.
@@ -65,23 +64,23 @@ func (p *RegistryPush) Plan(ctx context.Context, run *Run) (Plan, error) {
 }
 
 // tellBuilt puts into a plan the apps that are built, when there is no default any
-// more.
+// more: who approves it has seen each of them.
 func (p *RegistryPush) tellBuilt(plan *Plan, cluster bool) {
-	var built []string
+	becomes, why := "kept on this manager", "what is built stays on this manager"
+	if cluster {
+		becomes, why = "refused", "a git push is refused, since the other nodes could not get what is built"
+	}
+	built := 0
 	for _, s := range p.services {
 		if s.Labels[LabelRepo] != "" {
-			built = append(built, s.Name)
+			built++
+			plan.Diffs = append(plan.Diffs, Diff{What: "pushes to the repository of " + s.Name, From: "deployed", To: becomes})
 		}
 	}
-	if len(built) == 0 {
-		return
+	if built > 0 {
+		plan.Warnings = append(plan.Warnings, fmt.Sprintf("%s %s deployed from a repository; until another default is chosen, %s",
+			many(built, "app"), oneOrMore(built, "is", "are"), why))
 	}
-	becomes := "what is built stays on this manager"
-	if cluster {
-		becomes = "a git push is refused, since the other nodes could not get what is built"
-	}
-	plan.Warnings = append(plan.Warnings, fmt.Sprintf("%s %s deployed from a repository; until another default is chosen, %s",
-		strings.Join(built, ", "), oneOrMore(len(built), "is", "are"), becomes))
 }
 
 // Apply stores it.

@@ -173,7 +173,7 @@ func TestRegistryLife(t *testing.T) {
 	b.sees(ada, "lab is the default push registry, so it cannot be removed")
 	b.say(ada, "/registry disable lab")
 	m = b.seesAbout("pushing to lab", "waits for an approval")
-	contains(t, "the plan", m.Plain(), "default push registry lab → none", "pizza is deployed from a repository")
+	contains(t, "the plan", m.Plain(), "default push registry lab → none", "pushes to the repository of pizza deployed → refused")
 	b.click(grace, m, "approve")
 	b.sees(ada, "Nothing is pushed to lab any more; there is no default push registry")
 	b.say(ada, "/registry remove lab")
