@@ -1,6 +1,7 @@
 package ops
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -27,11 +28,17 @@ func (r *Run) followUpdate(ctx context.Context, name, image, again string) (Repl
 			}
 			return Replicas{}, err
 		}
+		forward := u.reason == ""
 		got, done, err := u.step(ctx, svc)
 		if done || err != nil {
 			return got, err
 		}
-		if r.Now().After(deadline) {
+		switch late := r.Now().After(deadline); {
+		case forward && u.reason != "":
+			deadline = r.Now().Add(r.DeployTimeout) // for the way back
+		case late && !forward:
+			return got, u.failure(got)
+		case late:
 			if err := u.revert(ctx, svc, fmt.Sprintf("it was not running everywhere after %s", r.DeployTimeout)); err != nil {
 				return got, err
 			}
@@ -54,6 +61,7 @@ type update struct {
 	log    string          // the end of its output
 	reason string          // why the way back was taken; "" while going forward
 	asked  bool            // the way back was asked for, not the swarm's own
+	back   bool            // the service has the version before
 	best   int
 	better time.Time // when more of the new version ran than before
 	held   time.Time // since when it is converged without the swarm saying so
@@ -62,7 +70,7 @@ type update struct {
 // step looks once and says whether it is over.
 func (u *update) step(ctx context.Context, svc Service) (got Replicas, done bool, err error) {
 	r := u.run
-	back := u.image != "" && svc.Image != u.image || u.image == "" && strings.HasPrefix(svc.Update.State, "rollback")
+	u.back = u.image != "" && svc.Image != u.image || u.image == "" && strings.HasPrefix(svc.Update.State, "rollback")
 	got, tasks, current, err := r.look(ctx, svc, true)
 	if err != nil {
 		if CodeOf(err) == Unavailable && ctx.Err() == nil {
@@ -71,14 +79,15 @@ func (u *update) step(ctx context.Context, svc Service) (got Replicas, done bool
 		return got, true, err
 	}
 	for _, t := range current {
-		u.mine[t.ID] = u.mine[t.ID] || !back
+		u.mine[t.ID] = u.mine[t.ID] || !u.back
 	}
 	u.learn(ctx, svc, tasks)
 	switch state := svc.Update.State; {
-	case back && u.reason == "" && state != "rollback_started" && state != "rollback_completed" && state != "rollback_paused":
+	case u.back && u.reason == "" && state != "rollback_started" && state != "rollback_completed" && state != "rollback_paused":
 		return got, true, Errorf(Failed, "%s was changed to %s by somebody else while this was rolling out", u.name, withoutDigest(svc.Image)).
 			Then("Find out who did; push again to deploy this.")
-	case state == "rollback_completed", back && state == "completed":
+	case state == "rollback_completed", u.back && state == "completed":
+		u.goingBack(svc.Update.Message)
 		if !got.Converged() && got.explained() == 0 {
 			return got, false, nil
 		}
@@ -86,7 +95,7 @@ func (u *update) step(ctx context.Context, svc Service) (got Replicas, done bool
 	case state == "rollback_paused":
 		u.reason = "the swarm gave up on going back, too: " + svc.Update.Message
 		return got, true, u.failure(got)
-	case back:
+	case u.back:
 		u.goingBack(svc.Update.Message)
 	case state == "paused":
 		return got, false, u.revert(ctx, svc, svc.Update.Message)
@@ -131,7 +140,7 @@ func (u *update) learn(ctx context.Context, svc Service, tasks []Task) {
 
 func (u *update) goingBack(reason string) {
 	if u.reason == "" {
-		u.reason = reason
+		u.reason = cmp.Or(reason, "the swarm went back")
 		u.run.update(func(s *Status) { s.State, s.Note = Reverting, "It failed; going back to the version before." })
 	}
 }
@@ -139,7 +148,7 @@ func (u *update) goingBack(reason string) {
 // revert asks the swarm for the version before.
 func (u *update) revert(ctx context.Context, svc Service, reason string) error {
 	if u.asked {
-		return u.failure(Replicas{})
+		return nil // it takes its time
 	}
 	err := u.run.Swarm.RollbackService(ctx, svc)
 	if CodeOf(err) == OutOfDate {
@@ -165,7 +174,10 @@ func (u *update) failure(now Replicas) *Error {
 	}
 	e := Errorf(Failed, "%s did not come up: %s", u.name, why)
 	e.Log = u.log
-	if now.Converged() {
+	switch {
+	case !u.back:
+		return e.Then("Going back did not bring the version before, so see `docker service ps %s`; `/rollback %s` goes to the release before.", u.name, u.name)
+	case now.Converged():
 		return e.Then("The version before serves: %d of %d. %s", now.Running, now.Wanted, u.again)
 	}
 	return e.Then("The version before is back, with %d of %d running: see `docker service ps %s`.", now.Running, now.Wanted, u.name)
