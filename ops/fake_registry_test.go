@@ -48,6 +48,7 @@ type fakeImages struct {
 	copies  []string                                           // "from as to"
 	deleted []string
 	failing map[string]error // by reference
+	stopped func() bool      // nothing can be removed
 }
 
 func (f *fakeImages) Try(_ context.Context, login ops.RegistryLogin, push bool) ops.Trial {
@@ -133,6 +134,9 @@ func (f *fakeImages) Repositories(_ context.Context, login ops.RegistryLogin) ([
 func (f *fakeImages) Delete(_ context.Context, _ ops.RegistryLogin, image string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.stopped != nil && f.stopped() {
+		return ops.Errorf(ops.Unavailable, "The registry does not answer")
+	}
 	f.deleted = append(f.deleted, image)
 	return nil
 }

@@ -65,6 +65,9 @@ func (p *RegistryPrune) Plan(ctx context.Context, run *Run) (Plan, error) {
 	if p.Decided {
 		return plan, nil
 	}
+	if p.service.Replicas == 0 {
+		return Plan{}, Errorf(Invalid, "The registry %s is stopped", p.reg.Name).Then("`/scale %s 1` starts it.", p.service.Name)
+	}
 	p.next = nil
 	repositories, err := run.Images.Repositories(ctx, p.login)
 	if err != nil {
@@ -170,6 +173,14 @@ func (p *RegistryPrune) Apply(ctx context.Context, run *Run) error {
 
 // Converge removes the images, then has the registry's own program free the space.
 func (p *RegistryPrune) Converge(ctx context.Context, run *Run) (string, error) {
+	if run.resumed { // it may be stopped, and collected
+		if err := run.removeCollector(ctx); err != nil {
+			return "", err
+		}
+		if err := run.scaleTo(ctx, p.service.Name, 1); err != nil {
+			return "", err
+		}
+	}
 	removed := 0
 	err := run.Step("remove", func(detail func(string)) error {
 		services, err := run.Swarm.Services(ctx)
@@ -231,16 +242,8 @@ func (p *RegistryPrune) collect(ctx context.Context, run *Run) (freed string, er
 			err = startErr
 		}
 	}()
-	services, err := run.Swarm.Services(ctx)
-	if err != nil {
+	if err := run.removeCollector(ctx); err != nil {
 		return "", err
-	}
-	for _, s := range services {
-		if s.Name == collectService { // left by an attempt that was cut off
-			if err := run.Swarm.RemoveService(ctx, s.ID); err != nil && CodeOf(err) != NotFound {
-				return "", err
-			}
-		}
 	}
 	rs, err := ReadRegistries(ctx, run.Swarm)
 	if err != nil {
@@ -279,6 +282,22 @@ func (p *RegistryPrune) collect(ctx context.Context, run *Run) (freed string, er
 		run.Log.Warn("what was freed is not known", "err", logErr)
 	}
 	return freedText(log), nil
+}
+
+// removeCollector removes what an attempt that was cut off has left.
+func (r *Run) removeCollector(ctx context.Context) error {
+	services, err := r.Swarm.Services(ctx)
+	if err != nil {
+		return err
+	}
+	for _, s := range services {
+		if s.Name == collectService {
+			if err := r.Swarm.RemoveService(ctx, s.ID); err != nil && CodeOf(err) != NotFound {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // freedText says what the collection's log tells of the space.
