@@ -24,9 +24,14 @@ type AppEnv struct {
 	SealedSet     map[string]string `json:"set,omitempty"`
 	SealedSecrets map[string]string `json:"secrets,omitempty"`
 
-	svc     Service
-	change  Change
-	replace []SecretRef // secrets that the change takes out of the service
+	// Rolls is set when the change that is about to be written restarts tasks: once it is
+	// written nothing tells that any more.
+	Rolls bool `json:"rolls,omitempty"`
+
+	svc      Service
+	change   Change
+	replace  []SecretRef // secrets that the change takes out of the service
+	restarts bool
 }
 
 func (*AppEnv) Kind() string     { return "app-env" }
@@ -98,7 +103,7 @@ func (a *AppEnv) Plan(ctx context.Context, run *Run) (Plan, error) {
 		if old, ok := has[name]; ok {
 			to = "another value"
 			if old == a.change.Env[name] {
-				to = "the same value"
+				to = sameValue
 			}
 		}
 		plan.Diffs = append(plan.Diffs, Diff{What: name, From: shown(name), To: to})
@@ -130,9 +135,17 @@ func (a *AppEnv) Plan(ctx context.Context, run *Run) (Plan, error) {
 			return Plan{}, Errorf(NotFound, "%s has no variable and no secret %s", a.App, name).Then("`/app env %s` lists them.", a.App)
 		}
 	}
-	plan.Facts = append(plan.Facts, "its tasks are restarted, "+svc.rolling())
+	a.restarts = slices.ContainsFunc(plan.Diffs, func(d Diff) bool { return d.To != sameValue })
+	if a.restarts {
+		plan.Facts = append(plan.Facts, "its tasks are restarted, "+svc.rolling())
+	} else {
+		plan.Facts = append(plan.Facts, "no task is restarted")
+	}
 	return plan, nil
 }
+
+// sameValue is what a plan says of a value that a variable has already.
+const sameValue = "the same value"
 
 // drop takes a secret out of the service, and away with that if it is the app's own.
 func (a *AppEnv) drop(r SecretRef) {
@@ -181,6 +194,10 @@ func (a *AppEnv) Apply(ctx context.Context, run *Run) error {
 		}
 		a.change.AddSecrets = append(a.change.AddSecrets, SecretRef{ID: id, Name: full, File: name})
 	}
+	a.Rolls = a.restarts || run.resumed && a.Rolls
+	if err := run.Save(ctx); err != nil {
+		return redisAway(err)
+	}
 	_, err = run.Swarm.UpdateService(ctx, a.svc, a.change)
 	return err
 }
@@ -188,6 +205,9 @@ func (a *AppEnv) Apply(ctx context.Context, run *Run) error {
 // Converge follows the restart of the tasks, and removes secrets that are of no
 // use any more.
 func (a *AppEnv) Converge(ctx context.Context, run *Run) (string, error) {
+	if !a.Rolls {
+		return fmt.Sprintf("%s of %s %s that value already", strings.Join(slices.Sorted(maps.Keys(a.SealedSet)), ", "), a.App, oneOrMore(len(a.SealedSet), "has", "have")), nil
+	}
 	got, err := run.followUpdate(ctx, a.svc.Name, "", "Nothing of the change is left; correct it and try again.")
 	useless := a.replace
 	if err != nil {

@@ -433,6 +433,10 @@ type AppSet struct {
 	App    string            `json:"app"`
 	Values map[string]string `json:"values"`
 
+	// Rolls is set when the change that is about to be written restarts tasks: once it is
+	// written nothing tells that any more.
+	Rolls bool `json:"rolls,omitempty"`
+
 	svc      Service
 	change   Change
 	restarts bool
@@ -609,6 +613,10 @@ func lowerFirst(text string) string {
 
 // Apply writes the settings, and nothing else, in one update.
 func (a *AppSet) Apply(ctx context.Context, run *Run) error {
+	a.Rolls = a.restarts || run.resumed && a.Rolls
+	if err := run.Save(ctx); err != nil {
+		return redisAway(err)
+	}
 	_, err := run.Swarm.UpdateService(ctx, a.svc, a.change)
 	return err
 }
@@ -617,7 +625,7 @@ func (a *AppSet) Apply(ctx context.Context, run *Run) error {
 func (a *AppSet) Converge(ctx context.Context, run *Run) (string, error) {
 	names := slices.Sorted(maps.Keys(a.Values))
 	what := fmt.Sprintf("%s of %s %s set", strings.Join(names, ", "), a.App, oneOrMore(len(names), "is", "are"))
-	if !a.restarts {
+	if !a.Rolls {
 		return what, nil
 	}
 	got, err := run.followUpdate(ctx, a.svc.Name, "", "Nothing of the change is left; correct it and try again.")

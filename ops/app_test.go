@@ -154,6 +154,9 @@ func TestEnv(t *testing.T) {
 	if h.swarm.secrets["pizza.TOKEN.12345678"] != "canary-token" || fmt.Sprint(h.swarm.secretsGone) != "[s1]" {
 		t.Errorf("secrets %v, gone %v", h.swarm.secrets, h.swarm.secretsGone)
 	}
+	h.swarm.with(func() { h.swarm.services["pizza"].Update.State = "rollback_completed" }) // of long ago
+	says(t, h.does(t, "same", &ops.AppEnv{App: "pizza", Set: map[string]secret.Text{"OVEN": "canary-old"}}), ops.Done, "OVEN set → the same value", "no task is restarted", "OVEN of pizza has that value already")
+	h.swarm.with(func() { h.swarm.updates = h.swarm.updates[:2] })
 	says(t, h.does(t, "op3", &ops.AppEnv{App: "pizza", Unset: []string{"NOPE"}}), ops.Refused, "pizza has no variable and no secret NOPE")
 	h.swarm.with(func() {
 		h.swarm.services["pizza"].Secrets = []ops.SecretRef{{ID: "s9", Name: "shared", File: "shared"}}
