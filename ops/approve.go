@@ -32,10 +32,10 @@ type Decision struct {
 	At      time.Time `json:"at"`
 }
 
-// pending lists what waits for an approval, by deadline.
+// pending lists the tokens of what waits for an approval, by deadline.
 const pending = "pending"
 
-func decisionKey(id string) string { return "decision:" + id }
+func decisionKey(token string) string { return "decision:" + token }
 
 // kindDecision is the kind of a request that decides about another one.
 const kindDecision = "decision"
@@ -74,20 +74,21 @@ func splitToken(t string) (id string, round int, ok bool) {
 
 // park puts the operation away until somebody decides, and asks for that.
 func (r *Runner) park(ctx context.Context, run *Run, rec *record, save saver) error {
-	plan, before := run.status.Plan, run.approved
+	plan, before, round := run.status.Plan, run.approved, rec.Round+1
 	deadline := r.Env.Now().Add(r.ApprovalTTL)
-	err := save(ctx, func(rec *record) {
-		rec.State, rec.Plan, rec.Deadline, rec.Approved = Pending, &plan, deadline, nil
-		rec.Round++
+	// Also when Waggle stops just now. On the list first: what is pending and not on it
+	// would wait for ever, and what is on it without being pending is taken off in time.
+	saving, cancel := detached(ctx)
+	defer cancel()
+	if err := r.Store.Schedule(saving, pending, token(run.ID, round), deadline); err != nil {
+		return err
+	}
+	err := save(saving, func(rec *record) {
+		rec.State, rec.Plan, rec.Deadline, rec.Approved, rec.Round = Pending, &plan, deadline, nil, round
+		rec.Applying = false // what was approved before is not what is asked now
 		rec.Stopped++
 	})
 	if err != nil {
-		return err
-	}
-	if err := r.Store.Delete(ctx, decisionKey(run.ID)); err != nil {
-		return err
-	}
-	if err := r.Store.Schedule(ctx, pending, run.ID, deadline); err != nil {
 		return err
 	}
 	return r.showPending(ctx, run, rec, before)
@@ -101,8 +102,19 @@ func (r *Runner) showPending(ctx context.Context, run *Run, rec *record, before 
 		s.Token = token(run.ID, rec.Round)
 	})
 	closeMessage(ctx, run, run.Log)
+	ctx, cancel := detached(ctx)
+	defer cancel()
 	// Somebody may have decided already: then it is in flight again.
-	return r.Store.RemoveListed(ctx, pending, run.ID, inflight)
+	return r.Store.RemoveListed(ctx, pending, token(run.ID, rec.Round), inflight, run.ID)
+}
+
+// showAgain is showPending for one whose process stopped before it had shown it.
+func (r *Runner) showAgain(ctx context.Context, run *Run, rec *record, save saver) error {
+	// The attempt counts, so that the job of the next one gets another name.
+	if err := save(ctx, func(rec *record) { rec.Begun++; rec.Stopped++ }); err != nil {
+		return err
+	}
+	return r.showPending(ctx, run, rec, nil)
 }
 
 // Decide makes a decision durable; the work begins by itself, and whether it
@@ -149,9 +161,16 @@ func (r *Runner) decide(ctx context.Context, req Request) error {
 
 // counted says whether it is this very decision that an operation was settled by.
 func (r *Runner) counted(ctx context.Context, d decisionOp) (bool, error) {
-	id, _, _ := splitToken(d.Token)
+	id, round, _ := splitToken(d.Token)
+	if round == anyRound {
+		var rec record
+		if err := r.Store.Get(ctx, recordKey(id), &rec); err != nil && !errors.Is(err, store.ErrNotFound) {
+			return false, err
+		}
+		round = rec.Round
+	}
 	var made Decision
-	err := r.Store.Get(ctx, decisionKey(id), &made)
+	err := r.Store.Get(ctx, decisionKey(token(id, round)), &made)
 	if errors.Is(err, store.ErrNotFound) {
 		return false, nil
 	}
@@ -254,7 +273,8 @@ func (r *Runner) settle(ctx context.Context, d decisionOp) (record, error) {
 				Then("`/swarm cancel %s` takes it back.", id)
 		}
 	}
-	won, err := r.Store.Claim(ctx, pending, id, decisionKey(id), d.Decision, queue.Retention, inflight)
+	this := token(id, rec.Round)
+	won, err := r.Store.Claim(ctx, pending, this, decisionKey(this), d.Decision, queue.Retention, inflight, id)
 	if err != nil {
 		return rec, err
 	}
@@ -274,7 +294,7 @@ var ErrGone = errors.New("not known")
 // decided.
 func (r *Runner) decided(ctx context.Context, rec *record) (*Decision, error) {
 	var d Decision
-	err := r.Store.Get(ctx, decisionKey(rec.ID), &d)
+	err := r.Store.Get(ctx, decisionKey(token(rec.ID, rec.Round)), &d)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, nil
 	}
@@ -305,18 +325,15 @@ func (d *Decision) against(ttl time.Duration) *Error {
 
 // expire decides about what has waited too long.
 func (r *Runner) expire(ctx context.Context) error {
-	ids, err := r.Store.Scheduled(ctx, pending, r.Env.Now())
+	tokens, err := r.Store.Scheduled(ctx, pending, r.Env.Now())
 	if err != nil {
 		return err
 	}
-	for _, id := range ids {
-		_, err := r.settle(ctx, decisionOp{token(id, anyRound), Decision{Verdict: Expire, By: Actor{Name: "the clock", Via: "waggle"}, At: r.Env.Now()}})
+	for _, t := range tokens {
+		_, err := r.settle(ctx, decisionOp{t, Decision{Verdict: Expire, By: Actor{Name: "the clock", Via: "waggle"}, At: r.Env.Now()}})
 		if e := new(Error); errors.As(err, &e) {
-			if e.Code == NotFound { // its record is lost
-				_, err = r.Store.Claim(ctx, pending, id, decisionKey(id), struct{}{}, time.Second, inflight)
-			} else {
-				err = nil // somebody was faster
-			}
+			// Somebody was faster; or its record is lost, or asks for another approval.
+			err = r.Store.Unschedule(ctx, pending, t)
 		}
 		if err != nil {
 			return err
@@ -365,12 +382,13 @@ type Waits struct {
 
 // PendingOperations lists what waits for an approval, the earliest deadline first.
 func (r *Runner) PendingOperations(ctx context.Context) ([]Waits, error) {
-	ids, err := r.Store.Scheduled(ctx, pending, time.Time{})
+	tokens, err := r.Store.Scheduled(ctx, pending, time.Time{})
 	if err != nil {
 		return nil, err
 	}
 	var out []Waits
-	for _, id := range ids {
+	for _, t := range tokens {
+		id, round, _ := splitToken(t)
 		var rec record
 		err := r.Store.Get(ctx, recordKey(id), &rec)
 		if errors.Is(err, store.ErrNotFound) {
@@ -378,6 +396,9 @@ func (r *Runner) PendingOperations(ctx context.Context) ([]Waits, error) {
 		}
 		if err != nil {
 			return nil, err
+		}
+		if rec.State != Pending || rec.Round != round {
+			continue
 		}
 		op, err := r.decode(rec.Request)
 		if err != nil {

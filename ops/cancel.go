@@ -26,16 +26,23 @@ func (r *Runner) interrupt(ctx context.Context, rec record, d Decision) error {
 	if _, slow := op.(Preparer); !slow {
 		return Errorf(Invalid, "This runs already, and of what runs only a deploy can be cancelled")
 	}
+	begun := Errorf(Invalid, "The update of %s has begun, so its deploy cannot be cancelled any more", op.Target()).
+		Then("`/rollback %s` goes back once it is done.", op.Target())
 	if rec.Applying {
-		return Errorf(Invalid, "The update of %s has begun, so its deploy cannot be cancelled any more", op.Target()).
-			Then("`/rollback %s` goes back once it is done.", op.Target())
+		return begun
 	}
 	if d.By.ID == "" || d.By.ID != rec.Actor.ID {
 		if err := r.Authoriser.Authorise(ctx, d.By, op.Needs()); err != nil {
 			return err
 		}
 	}
-	return r.Store.Put(ctx, cancelKey(rec.ID), d, queue.Retention)
+	if err := r.Store.Put(ctx, cancelKey(rec.ID), d, queue.Retention); err != nil {
+		return err
+	}
+	if err := r.Store.Get(ctx, recordKey(rec.ID), &rec); err == nil && rec.Applying {
+		return begun // meanwhile
+	}
+	return nil
 }
 
 // cancelled reads who called an operation off; nil when nobody has.
@@ -89,11 +96,8 @@ func (r *Run) off(d *Decision) error {
 	return d.against(0)
 }
 
-// startApplying is the last moment at which slow work may be called off.
-func (r *Runner) startApplying(ctx context.Context, run *Run) error {
-	if err := run.applying(ctx); err != nil {
-		return redisAway(err)
-	}
+// calledOff ends an operation that somebody has called off.
+func (r *Runner) calledOff(ctx context.Context, run *Run) error {
 	d, err := r.cancelled(ctx, run.ID)
 	switch {
 	case err != nil:

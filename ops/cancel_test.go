@@ -110,6 +110,24 @@ func TestCancelAtOnce(t *testing.T) {
 	}
 }
 
+// TestCancelWhileAnotherChangesTheApp: it is built, and waits for another's change to end.
+func TestCancelWhileAnotherChangesTheApp(t *testing.T) {
+	h := startHouse(t, newFakeSwarm(linked("pizza", 1)))
+	lease, err := h.Store.Lock(t.Context(), "target:pizza", store.Claim{Owner: "@bob", Reason: "scale"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lease.Release()
+	id := h.push(t, pushOf(1)).Jobs[0].ID
+	h.wait(t, func(s ops.Status) bool {
+		return s.ID == id && s.State == ops.Waiting && strings.HasPrefix(s.Note, "@bob has been changing pizza")
+	})
+	h.decide(t, "click", "ada", ops.CancelToken(id), ops.Cancel, "")
+	if got := h.final(t, id); got.State != ops.Cancelled || len(h.swarm.changes()) > 0 {
+		t.Errorf("%s %s", got.State, said(got))
+	}
+}
+
 func TestNoCancelOnceTheUpdateHasBegun(t *testing.T) {
 	swarm := newFakeSwarm(linked("pizza", 1))
 	swarm.rolled = func(s *ops.Service, _ ops.Change) { s.Update = ops.UpdateStatus{State: "updating"} }

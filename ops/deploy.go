@@ -114,8 +114,9 @@ func (d *Deploy) Plan(ctx context.Context, run *Run) (Plan, error) {
 	if last > 0 || d.before != "" {
 		undo = "/rollback " + d.App
 	}
-	if d.Image != "" && svc.Image == d.Image && last > 0 {
-		last-- // an earlier attempt has applied it already
+	applied := d.applied(svc, releases)
+	if applied {
+		last--
 		from = "the release before"
 	}
 	d.release = last + 1
@@ -133,13 +134,19 @@ func (d *Deploy) Plan(ctx context.Context, run *Run) (Plan, error) {
 		c.Message, _, _ = strings.Cut(c.Message, "\n")
 		plan.Commits = append(plan.Commits, c)
 	}
-	if svc.Labels[LabelApprove] == "push" && !d.Hand {
+	if svc.Labels[LabelApprove] == "push" && !d.Hand && !applied {
 		plan.Approval = fmt.Sprintf("pushes to %s wait for one; %s pushed this", d.App, d.Push.Pusher)
 	}
 	if n := svc.firstReplicas(last); n > 0 {
 		plan.Diffs = append(plan.Diffs, Diff{What: "replicas", From: "0", To: strconv.Itoa(n)})
 	}
 	return plan, nil
+}
+
+// applied says whether the service has the deploy's image as its newest release: an
+// attempt that was cut off has seen to it.
+func (d *Deploy) applied(svc Service, releases []Release) bool {
+	return d.Image != "" && svc.Image == d.Image && len(releases) > 0 && releases[0].Image == d.Image && releases[0].Commit == d.Push.After
 }
 
 // ref is the name that the image gets, without its digest.
@@ -416,13 +423,8 @@ func (d *Deploy) timedOut(ctx context.Context, err error, what string, limit tim
 
 // Apply sets the image and the release label in one update.
 func (d *Deploy) Apply(ctx context.Context, run *Run) error {
-	if d.svc.Image == d.Image {
-		if all, _ := d.svc.Releases(); len(all) > 0 && all[0].Commit == d.Push.After {
-			return nil // done by an attempt that was cut off
-		}
-	}
 	releases, err := d.svc.Releases()
-	if err != nil {
+	if err != nil || d.applied(d.svc, releases) {
 		return err
 	}
 	label, err := addRelease(releases, Release{Number: d.release, Image: d.Image, Commit: d.Push.After, By: run.Actor.Name, At: run.Now().UTC(), Before: d.before})

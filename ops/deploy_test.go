@@ -2,6 +2,7 @@ package ops_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -293,6 +294,40 @@ func TestUpdateThatHangsIsTakenBack(t *testing.T) {
 	}
 }
 
+// TestTheWayBackTakesLong: it has a deadline of its own, and what is said then is so.
+func TestTheWayBackTakesLong(t *testing.T) {
+	old := linked("pizza", 1).Image
+	for name, tc := range map[string]struct {
+		rolled func(swarm *fakeSwarm, s *ops.Service) // what the swarm does by itself
+		next   string
+	}{
+		"the swarm's own": {func(swarm *fakeSwarm, s *ops.Service) {
+			s.Image, s.Update.State, s.Update.Message = old, "rollback_started", "update rolled back due to failure"
+			swarm.previous = nil // swarmkit has none any more
+		}, "The version before is back, with 0 of 1 running: see `docker service ps pizza`."},
+		"to the same image": {func(_ *fakeSwarm, s *ops.Service) {
+			s.Update.State = "rollback_completed" // another hand's label is the version before
+		}, "Going back did not bring the version before, so see `docker service ps pizza`; `/rollback pizza` goes to the release before."},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			swarm := newFakeSwarm(linked("pizza", 1))
+			swarm.rolled = func(s *ops.Service, _ ops.Change) {
+				tc.rolled(swarm, s)
+				swarm.tasks = func(ops.Service) []ops.Task { return []ops.Task{task(1, "failed", "task: non-zero exit (3)", 0)} }
+			}
+			start := time.Now()
+			h := startHouse(t, swarm, func(r *ops.Runner) {
+				r.Env.Now = func() time.Time { return start.Add(20 * time.Since(start)) }
+			})
+			got := h.final(t, h.push(t, pushOf(1)).Jobs[0].ID)
+			if got.State != ops.Failure || got.Err.Next != tc.next {
+				t.Errorf("%s %s", got.State, said(got))
+			}
+		})
+	}
+}
+
 func TestCaptainDefinition(t *testing.T) {
 	svc := linked("pizza", 1)
 	svc.Labels["waggle.build-arg.OVEN"], svc.Labels[ops.LabelTarget], svc.Labels[ops.LabelPlatform] = "hot", "prod", "linux/amd64"
@@ -310,8 +345,18 @@ func TestCaptainDefinition(t *testing.T) {
 	if got.State != ops.Done || h.swarm.service("pizza").Image != "nginx:1.27@"+digest || len(h.swarm.built) != 1 {
 		t.Errorf("%s %s; it runs %s", got.State, said(got), h.swarm.service("pizza").Image)
 	}
+	got = h.final(t, h.push(t, pushOf(4)).Jobs[0].ID) // names the same image
+	var numbers []int
+	svc = h.swarm.service("pizza")
+	releases, err := svc.Releases()
+	for _, r := range releases {
+		numbers = append(numbers, r.Number)
+	}
+	if got.State != ops.Done || err != nil || fmt.Sprint(numbers) != "[3 2 1]" || got.Plan.Diffs[1].String() != "release 2 → 3" {
+		t.Errorf("%s %s; releases %v, %v", got.State, said(got), numbers, err)
+	}
 	h.source.files = map[string]string{"captain-definition": `{"schemaVersion": 2, "templateId": "php"}`}
-	if got := h.final(t, h.push(t, pushOf(3)).Jobs[0].ID); got.State != ops.Failure || !strings.Contains(said(got), "templateId php") {
+	if got := h.final(t, h.push(t, pushOf(5)).Jobs[0].ID); got.State != ops.Failure || !strings.Contains(said(got), "templateId php") {
 		t.Errorf("%s %s", got.State, said(got))
 	}
 }

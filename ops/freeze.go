@@ -137,10 +137,14 @@ func (d *Deploy) Hold(ctx context.Context, run *Run) (string, error) {
 	return fmt.Sprintf("waits, since deploys of %s are frozen by %s. `/unfreeze %s` lets it go on", map[bool]string{true: "all apps", false: d.App}[whose == AllApps], by, whose), nil
 }
 
-// checkFrozen refuses a deploy by hand while deploys are frozen.
+// checkFrozen refuses a deploy by hand while deploys are frozen. One that was on its way
+// before goes on.
 func (d *Deploy) checkFrozen(ctx context.Context, run *Run) error {
+	if run.Seq != 0 {
+		return nil
+	}
 	by, whose, err := run.frozen(ctx, d.svc)
-	if err != nil || by == "" || run.resumed {
+	if err != nil || by == "" {
 		return err
 	}
 	if whose == AllApps {

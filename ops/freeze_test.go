@@ -2,6 +2,7 @@ package ops_test
 
 import (
 	"context"
+	"maps"
 	"strings"
 	"testing"
 
@@ -51,6 +52,71 @@ func TestFrozenPushWaitsAndTheNewestIsDeployed(t *testing.T) {
 				t.Errorf("not frozen: %s %s", got.State, said(got))
 			}
 		})
+	}
+}
+
+// TestNobodyGivesWayToWhatIsNotDone: what is refused, or only planned, is in no push's way.
+func TestNobodyGivesWayToWhatIsNotDone(t *testing.T) {
+	swarm := newFakeSwarm(linked("pizza", 1))
+	h := startHouse(t, swarm, func(r *ops.Runner) { r.Authoriser = notEve{} })
+	h.source.heads = map[string]string{"": pushOf(7).After}
+	h.does(t, "freeze", &ops.Freeze{App: "pizza"})
+	id := h.push(t, pushOf(1)).Jobs[0].ID
+	h.wait(t, func(s ops.Status) bool { return s.ID == id && s.State == ops.Waiting })
+	if got := h.does(t, "frozen", &ops.Deploy{App: "pizza", Hand: true}); got.State != ops.Refused {
+		t.Errorf("while it is frozen: %s %s", got.State, said(got))
+	}
+	// From here on nothing but the turn is in the way.
+	goOn := make(chan struct{})
+	swarm.with(func() {
+		swarm.build = func(ctx context.Context, _ ops.BuildRequest) error {
+			select {
+			case <-ctx.Done():
+			case <-goOn:
+			}
+			return ctx.Err()
+		}
+	})
+	freeze := func(by string) {
+		swarm.with(func() {
+			svc := swarm.services["pizza"]
+			svc.Labels = maps.Clone(svc.Labels) // others read the old one
+			svc.Labels[ops.LabelFreeze] = by
+		})
+	}
+	freeze("")
+	h.wait(t, building(id))
+	second := h.push(t, pushOf(2)).Jobs[0].ID
+	h.wait(t, func(s ops.Status) bool { return s.ID == second && s.State == ops.Waiting })
+	if got := h.does(t, "no such branch", &ops.Deploy{App: "pizza", Hand: true, Ref: "typo"}); got.State != ops.Refused {
+		t.Errorf("a branch that is not there: %s %s", got.State, said(got))
+	}
+	req := asked("dry")
+	req.DryRun = true
+	h.submit(t, req, &ops.Deploy{App: "pizza", Hand: true})
+	if got := h.final(t, "dry"); got.State != ops.DryRun || len(got.Plan.Diffs) == 0 {
+		t.Errorf("a dry run: %s %s", got.State, said(got))
+	}
+	req = asked("eve")
+	req.Actor = person("eve")
+	h.submit(t, req, &ops.Deploy{App: "pizza", Hand: true})
+	if got := h.final(t, "eve"); got.State != ops.Refused || got.Err.Code != ops.Forbidden {
+		t.Errorf("a stranger: %s %s", got.State, said(got))
+	}
+	if h.seen(func(s ops.Status) bool { return s.ID == second && s.State.Final() }) {
+		t.Fatal("the push that waits gave way")
+	}
+	h.submit(t, asked("hand"), &ops.Deploy{App: "pizza", Hand: true})
+	if got := h.final(t, second); got.State != ops.Superseded {
+		t.Errorf("the push: %s %s", got.State, said(got))
+	}
+	h.decide(t, "click", "ada", ops.CancelToken(id), ops.Cancel, "")
+	h.wait(t, building("hand"))
+	// A freeze that comes later does not stop what is on its way.
+	freeze("@ada, just now")
+	close(goOn)
+	if got := h.final(t, "hand"); got.State != ops.Done {
+		t.Errorf("frozen while it was built: %s %s", got.State, said(got))
 	}
 }
 

@@ -27,6 +27,25 @@ func (r *Runner) execute(ctx context.Context, run *Run) error {
 	return err
 }
 
+// awayPause is how long a change that may be under way waits for those who do not answer.
+const awayPause = 2 * time.Second
+
+// persevere is execute. When an earlier attempt may have changed something it does not end
+// because it cannot see for the moment how that went.
+func (r *Runner) persevere(ctx context.Context, run *Run) error {
+	for deadline := r.Env.Now().Add(r.Env.DeployTimeout); ; {
+		err := r.execute(ctx, run)
+		if !run.resumed || CodeOf(err) != Unavailable || run.status.State != Planning || r.Env.Now().After(deadline) {
+			return err
+		}
+		r.Log.Warn("how far an interrupted operation came cannot be seen yet", "op", run.ID, "err", err)
+		run.Note("Waggle stopped in the middle of this and cannot see yet how far it came: " + sentenceOf(err) + ".")
+		if pause(ctx, awayPause) != nil {
+			return queue.ErrInterrupted
+		}
+	}
+}
+
 func (r *Runner) authoriseToApproval(ctx context.Context, run *Run) error {
 	if err := r.Authoriser.Authorise(ctx, run.Actor, run.op.Needs()); err != nil {
 		return err
@@ -62,10 +81,19 @@ func (r *Runner) applyAndConverge(ctx context.Context, run *Run, stale bool) err
 		if err := run.plan(ctx); err != nil {
 			return err
 		}
+		if err := r.calledOff(ctx, run); err != nil {
+			return err
+		}
 		if err := run.needsApproval(); err != nil {
 			return err
 		}
-		if err := r.startApplying(ctx, run); err != nil {
+	}
+	if err := run.applying(ctx); err != nil {
+		return redisAway(err)
+	}
+	if stale {
+		// The last moment: whoever calls it off later is told that it has begun.
+		if err := r.calledOff(ctx, run); err != nil {
 			return err
 		}
 	}
@@ -162,6 +190,9 @@ func (r *Runner) lock(ctx context.Context, run *Run, wait bool) (*store.Lease, e
 		refused := Errorf(Locked, "%s", who).Then("Nothing was changed. Try again when that is done.")
 		if !wait {
 			return nil, refused
+		}
+		if err := r.calledOff(ctx, run); err != nil {
+			return nil, err
 		}
 		run.update(func(s *Status) { s.State, s.Note = Waiting, who })
 		select {

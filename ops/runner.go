@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -34,7 +33,7 @@ type Request struct {
 	Reply   string    `json:"reply,omitempty"`
 	DryRun  bool      `json:"dry_run,omitempty"`
 	At      time.Time `json:"at"`
-	Seq     int64     `json:"seq,omitempty"` // order of the Preparers of one target
+	Seq     int64     `json:"seq,omitempty"` // order of the Preparers of one target; 0 until it is known that it is to be done
 }
 
 // record is what is known of a request that has begun.
@@ -50,7 +49,7 @@ type record struct {
 	Round    int       `json:"round,omitempty"`
 	Approved *Decision `json:"approved,omitempty"` // of that plan
 	Stopped  int       `json:"stopped,omitempty"`  // how often it was put back in good order
-	Applying bool      `json:"applying,omitempty"` // its slow work is over, so it cannot be called off any more
+	Applying bool      `json:"applying,omitempty"` // it may have changed something, so it cannot be called off any more
 	Note     string    `json:"note,omitempty"`     // of one that waits for its turn: what its message says
 }
 
@@ -127,32 +126,16 @@ func (r *Runner) Submit(ctx context.Context, req Request, op Operation) error {
 			return err
 		}
 	}
-	if _, ordered := op.(Preparer); !ordered {
-		payload, err := r.encode(&req, op)
-		if err != nil {
-			return err
-		}
-		return r.Changes.Add(ctx, req.ID, payload)
+	payload, err := r.encode(&req, op)
+	if err != nil {
+		return err
 	}
-	for {
-		var newest int64
-		if err := r.Store.Get(ctx, newestKey(op.Target()), &newest); err != nil && !errors.Is(err, store.ErrNotFound) {
-			return err
-		}
-		req.Seq = newest + 1
-		err := r.submit(ctx, req, op, nil, false)
-		if !errors.Is(err, store.ErrChanged) {
-			return err
-		}
-		if err := pause(ctx, rand.N(retryWait)); err != nil {
-			return err
-		}
-	}
+	return r.queueOf(op).Add(ctx, req.ID, payload)
 }
 
-// submit makes the request of a Preparer durable, which has its Seq, in one step
-// with the extension, if there is one. It returns store.ErrChanged when the Seq is not
-// the highest, unless the request was made before, again.
+// submit makes the request of a push durable, which has its Seq, in one step with the
+// extension, if there is one. It returns store.ErrChanged when the Seq is not the
+// highest, unless the request was made before, again.
 func (r *Runner) submit(ctx context.Context, req Request, op Operation, extend *store.Extend, again bool) error {
 	payload, err := r.encode(&req, op)
 	if err != nil {
@@ -262,7 +245,7 @@ func (r *Runner) handle(ctx context.Context, payload []byte) error {
 	})
 
 	if rec.State == Pending && decision == nil {
-		return r.showPending(ctx, run, &rec, nil)
+		return r.showAgain(ctx, run, &rec, save)
 	}
 	var turn context.Context
 	end := func() {}
@@ -276,7 +259,7 @@ func (r *Runner) handle(ctx context.Context, payload []byte) error {
 		}
 		turn, err = ctx, against
 	} else {
-		turn, end, err = r.takeTurn(lease.Context(), run, &rec)
+		turn, end, err = r.takeTurn(lease.Context(), run, &rec, save)
 	}
 	if wait := new(notYet); errors.As(err, &wait) {
 		return r.wait(ctx, run, &rec, save, wait.why)
@@ -292,7 +275,7 @@ func (r *Runner) handle(ctx context.Context, payload []byte) error {
 			err = Errorf(Internal, "Waggle died %d times while doing this, so it was given up", crashes).
 				Then("Waggle's log says why it died; ask for this again when that is mended.")
 		} else {
-			err = r.execute(turn, run)
+			err = r.persevere(turn, run)
 		}
 		run.end()
 	}
@@ -327,7 +310,7 @@ func (r *Runner) handle(ctx context.Context, payload []byte) error {
 
 // begin makes it durable that the operation has begun.
 func (r *Runner) begin(ctx context.Context, run *Run, rec *record, save saver) error {
-	run.resumed = rec.Begun > 0
+	run.resumed = rec.Applying
 	if rec.State == Working {
 		run.Note("Waggle stopped in the middle of this; taken up again.")
 	}
@@ -390,9 +373,14 @@ func (r *Runner) wait(ctx context.Context, run *Run, rec *record, save saver, wh
 // takeTurn lets the Preparers of a target go one after the other, the newest of
 // those that wait in place of the others. The returned context ends with the turn;
 // a notYet says that it has not come.
-func (r *Runner) takeTurn(ctx context.Context, run *Run, rec *record) (context.Context, func(), error) {
+func (r *Runner) takeTurn(ctx context.Context, run *Run, rec *record, save saver) (context.Context, func(), error) {
 	if _, ordered := run.op.(Preparer); !ordered {
 		return ctx, func() {}, nil
+	}
+	if run.Seq == 0 {
+		if err := r.admit(ctx, run, save); err != nil || run.DryRun {
+			return ctx, func() {}, err
+		}
 	}
 	target := run.op.Target()
 	newest, err := r.Store.Raise(ctx, newestKey(target), run.Seq, queue.Retention)
@@ -418,6 +406,44 @@ func (r *Runner) takeTurn(ctx context.Context, run *Run, rec *record) (context.C
 		return ctx, nil, &notYet{}
 	}
 	return turn.Context(), turn.Release, nil
+}
+
+// admit gives a Preparer that somebody asked for its number, by which older ones give way
+// to it, once it is known that it may be done and can be: what is refused, or only
+// planned, is in nobody's way.
+func (r *Runner) admit(ctx context.Context, run *Run, save saver) error {
+	if err := r.authoriseToApproval(ctx, run); err != nil && !errors.Is(err, errPark) {
+		if ctx.Err() != nil {
+			return queue.ErrInterrupted
+		}
+		return err
+	}
+	if run.DryRun {
+		return nil
+	}
+	op, err := json.Marshal(run.op) // with what it found out
+	if err != nil {
+		return err
+	}
+	for {
+		var newest int64
+		if err := r.Store.Get(ctx, newestKey(run.op.Target()), &newest); err != nil && !errors.Is(err, store.ErrNotFound) {
+			return &notYet{}
+		}
+		number := store.Raise{Name: newestKey(run.op.Target()), N: newest + 1, TTL: queue.Retention, Above: true}
+		_, err := r.Store.Do(ctx, store.Step{Raise: &number})
+		if errors.Is(err, store.ErrChanged) {
+			continue
+		}
+		if err != nil {
+			return &notYet{}
+		}
+		run.Seq = number.N
+		if err := save(ctx, func(rec *record) { rec.Op, rec.Seq = op, run.Seq }); err != nil {
+			return &notYet{}
+		}
+		return nil
+	}
 }
 
 func (r *Runner) claim(run *Run) store.Claim {
@@ -451,7 +477,7 @@ func (r *Runner) conclude(run *Run, err error) {
 			s.State = Expired
 		case e.Code == Canceled:
 			s.State = Superseded
-		case s.State == Planning || s.State == Waiting || e.Code == OutOfDate:
+		case !run.resumed && (s.State == Planning || s.State == Waiting) || e.Code == OutOfDate:
 			s.State = Refused
 		default:
 			s.State = Failure

@@ -124,35 +124,35 @@ func (s *Store) Scheduled(ctx context.Context, list string, until time.Time) ([]
 	return s.rdb.ZRangeByScore(ctx, prefix+list, &redis.ZRangeBy{Min: "-inf", Max: upTo}).Result()
 }
 
+// Unschedule takes a member out of a list of Schedule.
+func (s *Store) Unschedule(ctx context.Context, list, member string) error {
+	return s.rdb.ZRem(ctx, prefix+list, member).Err()
+}
+
 var claim = redis.NewScript(`
 if redis.call("ZREM", KEYS[1], ARGV[1]) == 0 then return 0 end
 redis.call("SET", KEYS[2], ARGV[2], "EX", ARGV[3])
-redis.call("SADD", KEYS[3], ARGV[1])
+redis.call("SADD", KEYS[3], ARGV[4])
 return 1`)
 
 // Claim takes a member out of a list of Schedule, stores v under name and adds
-// the member to a set, all at once. Of several that try, one is told true.
-func (s *Store) Claim(ctx context.Context, list, member, name string, v any, ttl time.Duration, set string) (bool, error) {
+// id to a set, all at once. Of several that try, one is told true.
+func (s *Store) Claim(ctx context.Context, list, member, name string, v any, ttl time.Duration, set, id string) (bool, error) {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return false, fmt.Errorf("encode %s: %w", name, err)
 	}
-	return claim.Run(ctx, s.rdb, []string{prefix + list, prefix + name, prefix + set}, member, b, int64(ttl.Seconds())).Bool()
+	return claim.Run(ctx, s.rdb, []string{prefix + list, prefix + name, prefix + set}, member, b, int64(ttl.Seconds()), id).Bool()
 }
 
 var removeListed = redis.NewScript(`
-if redis.call("ZSCORE", KEYS[1], ARGV[1]) then return redis.call("SREM", KEYS[2], ARGV[1]) end
+if redis.call("ZSCORE", KEYS[1], ARGV[1]) then return redis.call("SREM", KEYS[2], ARGV[2]) end
 return 0`)
 
-// RemoveListed takes a member out of a set unless Claim has put it there: that is,
-// only while it is in the list.
-func (s *Store) RemoveListed(ctx context.Context, list, member, set string) error {
-	return removeListed.Run(ctx, s.rdb, []string{prefix + list, prefix + set}, member).Err()
-}
-
-// Delete removes what is stored under name.
-func (s *Store) Delete(ctx context.Context, name string) error {
-	return s.rdb.Del(ctx, prefix+name).Err()
+// RemoveListed takes id out of a set unless Claim has put it there: that is, only while
+// member is in the list.
+func (s *Store) RemoveListed(ctx context.Context, list, member, set, id string) error {
+	return removeListed.Run(ctx, s.rdb, []string{prefix + list, prefix + set}, member, id).Err()
 }
 
 // Entries returns the newest entries of a stream as JSON, newest first: those
