@@ -137,8 +137,8 @@ func (c *Client) open(ctx context.Context, login ops.RegistryLogin) (*session, e
 }
 
 // isInsecure says whether the engines take the registry without a trusted
-// certificate, by the rules of the engine: its name or one of its addresses is
-// listed (moby, registry/config.go, isSecureIndex).
+// certificate, by the rules of the engine: its domain, with just the port that it
+// has, or one of its addresses is listed (moby, registry/config.go, isSecureIndex).
 func (c *Client) isInsecure(ctx context.Context, domain string) (bool, error) {
 	u := url.URL{Host: domain}
 	host := u.Hostname()
@@ -149,7 +149,7 @@ func (c *Client) isInsecure(ctx context.Context, domain string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if slices.Contains(trust.Hosts, domain) || slices.Contains(trust.Hosts, host) {
+	if slices.Contains(trust.Hosts, domain) {
 		return true, nil
 	}
 	if len(trust.Networks) == 0 {

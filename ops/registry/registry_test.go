@@ -293,16 +293,17 @@ func TestCertificates(t *testing.T) {
 		change func(*Options)
 		says   string
 	}{
-		"unknown authority":       {domain: example, change: toStub, says: "The certificate of the registry " + example + " is not trusted"},
-		"known authority":         {domain: example, change: func(o *Options) { toStub(o); o.RootCAs = ours }},
-		"another name":            {domain: s.domain, change: func(o *Options) { o.RootCAs = ours }, says: "is not trusted"},
-		"listed":                  {domain: s.domain, trust: ops.RegistryTrust{Hosts: []string{s.domain}}},
-		"listed without the port": {domain: s.domain, trust: ops.RegistryTrust{Hosts: []string{"registry.test"}}},
-		"another port is listed":  {domain: s.domain, trust: ops.RegistryTrust{Hosts: []string{"registry.test:1"}}, says: "is not trusted"},
-		"loopback":                {domain: s.server.Listener.Addr().String()},
-		"no TLS":                  {domain: plain.domain, says: "speaks HTTP without TLS"},
-		"no TLS, on loopback":     {domain: plain.server.Listener.Addr().String()},
-		"no TLS, in a network":    {domain: plain.server.Listener.Addr().String(), trust: ops.RegistryTrust{Networks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}},
+		"unknown authority":        {domain: example, change: toStub, says: "The certificate of the registry " + example + " is not trusted"},
+		"known authority":          {domain: example, change: func(o *Options) { toStub(o); o.RootCAs = ours }},
+		"another name":             {domain: s.domain, change: func(o *Options) { o.RootCAs = ours }, says: "is not trusted"},
+		"listed":                   {domain: s.domain, trust: ops.RegistryTrust{Hosts: []string{s.domain}}},
+		"listed without the port":  {domain: s.domain, trust: ops.RegistryTrust{Hosts: []string{"registry.test"}}, says: "is not trusted"},
+		"another port is listed":   {domain: s.domain, trust: ops.RegistryTrust{Hosts: []string{"registry.test:1"}}, says: "is not trusted"},
+		"loopback":                 {domain: s.server.Listener.Addr().String()},
+		"no TLS":                   {domain: plain.domain, says: "speaks HTTP without TLS"},
+		"no TLS, without the port": {domain: plain.domain, trust: ops.RegistryTrust{Hosts: []string{"registry.test"}}, says: "speaks HTTP without TLS"},
+		"no TLS, on loopback":      {domain: plain.server.Listener.Addr().String()},
+		"no TLS, in a network":     {domain: plain.server.Listener.Addr().String(), trust: ops.RegistryTrust{Networks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var change []func(*Options)
