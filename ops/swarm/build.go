@@ -99,6 +99,7 @@ func (c *Client) build(ctx context.Context, req ops.BuildRequest, dockerfile str
 		}
 	}()
 	defer func() {
+		cancel(nil) // Close waits for a session that is still being opened
 		s.Close()
 		<-ended
 	}()
@@ -147,9 +148,30 @@ func (c *Client) build(ctx context.Context, req ops.BuildRequest, dockerfile str
 	return c.buildFailed(ctx, err, req)
 }
 
-// dialSession opens the connection by which the engine reaches back to us.
+// dialSession opens the connection by which the engine reaches back to us. The
+// Docker client waits for the engine's answer whatever ctx says: a connection that
+// comes after its end is closed.
 func (c *Client) dialSession(ctx context.Context, proto string, meta map[string][]string) (net.Conn, error) {
-	return c.api.DialHijack(ctx, "/session", proto, meta)
+	type dialed struct {
+		conn net.Conn
+		err  error
+	}
+	done := make(chan dialed, 1)
+	go func() {
+		conn, err := c.api.DialHijack(ctx, "/session", proto, meta)
+		done <- dialed{conn, err}
+	}()
+	select {
+	case d := <-done:
+		return d.conn, d.err
+	case <-ctx.Done():
+		go func() {
+			if d := <-done; d.err == nil {
+				d.conn.Close()
+			}
+		}()
+		return nil, ctx.Err()
+	}
 }
 
 // cancelBuild stops a build on the engine.

@@ -1,9 +1,11 @@
 package swarm
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -269,5 +271,72 @@ func TestBuildWithoutSessions(t *testing.T) {
 	}
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("it took %s", took)
+	}
+}
+
+// A build ends in time on an engine that takes the connection of its session and never
+// answers it; one that answers later is hung up on.
+func TestBuildWhoseSessionIsNotAnswered(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM scratch\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for name, k := range map[string]struct {
+		build    http.HandlerFunc // after /session was asked for
+		call     func(context.Context) (context.Context, context.CancelFunc)
+		code     ops.Code
+		sentence string
+	}{
+		"deadline": {func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
+			func(ctx context.Context) (context.Context, context.CancelFunc) {
+				return context.WithTimeout(ctx, 200*time.Millisecond)
+			},
+			ops.Failed, "not done in time"},
+		"called off": {func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
+			func(ctx context.Context) (context.Context, context.CancelFunc) {
+				ctx, cancel := context.WithCancel(ctx)
+				time.AfterFunc(200*time.Millisecond, cancel)
+				return ctx, cancel
+			},
+			ops.Canceled, "called off"},
+		"the build is refused": {fails(500, "no room"), context.WithCancel, ops.Internal, "no room"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			asked, late, hungUp := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+			c, _ := fake(t, map[string]http.HandlerFunc{
+				"POST /build": func(w http.ResponseWriter, r *http.Request) {
+					<-asked
+					k.build(w, r)
+				},
+				"POST /session": func(w http.ResponseWriter, _ *http.Request) {
+					close(asked)
+					<-late
+					conn, _, err := w.(http.Hijacker).Hijack()
+					if err != nil {
+						hungUp <- err
+						return
+					}
+					defer conn.Close()
+					_, _ = io.WriteString(conn, "HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+					_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+					_, err = conn.Read(make([]byte, 1))
+					hungUp <- err
+				},
+			})
+			ctx, cancel := k.call(t.Context())
+			defer cancel()
+			ended := make(chan error, 1)
+			go func() { ended <- c.Build(ctx, ops.BuildRequest{Dir: dir, Tag: "x"}, nil) }()
+			select {
+			case err := <-ended:
+				wantError(t, err, k.code, k.sentence)
+			case <-time.After(5 * time.Second):
+				t.Error("the build goes on")
+			}
+			close(late)
+			if err := <-hungUp; err != io.EOF {
+				t.Errorf("the late session: %v", err)
+			}
+		})
 	}
 }
