@@ -363,6 +363,51 @@ func TestPasswordStaysWithItsRegistry(t *testing.T) {
 	}
 }
 
+// A registry behind a proxy that does not tell it of TLS has uploads go on without. No
+// engine sends the login there.
+func TestUploadWithoutTLS(t *testing.T) {
+	for name, c := range map[string]struct {
+		login ops.RegistryLogin
+		reach string
+		err   string
+		warns string
+	}{
+		"with a login": {mia("registry.test", "acme"), "true true false", "registry.test speaks TLS, but has a push go on without it, at http://registry.test", ""},
+		"open":         {ops.RegistryLogin{Domain: "registry.test", Prefix: "acme"}, "true true true", "", "in clear, if at all. Have the proxy before it set `X-Forwarded-Proto: https`"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			clear := newStub(t, false, basic)
+			s := newStub(t, true, func(w http.ResponseWriter, r *http.Request) {
+				switch {
+				case r.Method == http.MethodPost:
+					w.Header().Set("Location", "http://"+r.Host+r.URL.Path+"some-id")
+					w.WriteHeader(http.StatusAccepted)
+				case c.login.Auth.Username == "":
+					answers(200, "application/json", "{}")(w, r)
+				default:
+					basic(w, r)
+				}
+			})
+			got := client(t, ops.RegistryTrust{Hosts: []string{"registry.test"}}, func(o *Options) {
+				o.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+					to := map[string]*stub{"registry.test:443": s, "registry.test:80": clear}[addr]
+					return new(net.Dialer).DialContext(ctx, network, to.server.Listener.Addr().String())
+				}
+			}).Try(t.Context(), c.login, true)
+			e := new(ops.Error)
+			if errors.As(got.Err, &e); reach(got) != c.reach || !strings.Contains(e.Sentence, c.err) || (got.Err == nil) != (c.err == "") || got.Err != nil && e.Next == "" {
+				t.Errorf("%s, %v; want %s %q", reach(got), got.Err, c.reach, c.err)
+			}
+			if warnings := strings.Join(got.Warnings, "\n"); !strings.Contains(warnings, c.warns) || (warnings == "") != (c.warns == "") {
+				t.Errorf("warnings %q, want %q", warnings, c.warns)
+			}
+			if sent := clear.requests(); sent != "" {
+				t.Errorf("in clear was sent %s", sent)
+			}
+		})
+	}
+}
+
 // What a registry with an untrusted certificate says of its token service does
 // not make that trusted.
 func TestTokenServiceIsVerified(t *testing.T) {

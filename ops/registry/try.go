@@ -7,6 +7,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"net/url"
 	"strings"
 
 	orasregistry "oras.land/oras-go/v2/registry"
@@ -159,8 +160,7 @@ func (s *session) beginPush(ctx context.Context) (warning string, err error) {
 	}
 	switch answer.StatusCode {
 	case http.StatusAccepted, http.StatusCreated:
-		s.takeBack(ctx, resp)
-		return "", nil
+		return s.takeBack(ctx, resp)
 	case http.StatusUnauthorized, http.StatusForbidden:
 		e := &ops.Error{Code: ops.Failed, Sentence: fmt.Sprintf("%s may log in, but may not push to %s", who(s.login.Auth), where), Err: errors.New(s.scrub(answer.Error()))}
 		return "", e.Then("Give the user that right there, take another prefix, or allow no pushing.")
@@ -170,20 +170,38 @@ func (s *session) beginPush(ctx context.Context) (warning string, err error) {
 	return "", s.failed(answer, "take uploads below "+where)
 }
 
-// takeBack cancels an upload, so that the registry does not keep its beginning.
-func (s *session) takeBack(ctx context.Context, begun *http.Response) {
+// takeBack cancels an upload, so that the registry does not keep its beginning, and
+// says what a push comes to that goes on without TLS: an engine goes there, but leaves
+// the login out.
+func (s *session) takeBack(ctx context.Context, begun *http.Response) (warning string, err error) {
 	to, err := begun.Location()
-	if err != nil || to.Host != begun.Request.URL.Host {
-		return // it will go by itself
+	if err != nil {
+		return "", nil // it will go by itself
+	}
+	own, err := url.Parse(s.url("/"))
+	if err != nil {
+		return "", s.failed(err, "take uploads")
+	}
+	switch {
+	case own.Scheme == "https" && to.Scheme == "http" && to.Hostname() == own.Hostname():
+		e := ops.Errorf(ops.Failed, "The registry %s speaks TLS, but has a push go on without it, at http://%s", s.login.Domain, to.Host).
+			Then("Have the proxy before it set `X-Forwarded-Proto: https`, or set http.relativeurls of the registry to true.")
+		if s.login.Auth.Username != "" {
+			return "", e // the registry will want the login there
+		}
+		return e.Sentence + ": images go there in clear, if at all. " + e.Next, nil
+	case to.Scheme != own.Scheme || to.Host != own.Host:
+		return "", nil // the login does not go elsewhere
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodDelete, to.String(), nil)
 	if err != nil {
-		return
+		return "", nil
 	}
 	resp, err := s.client.Do(req)
 	if err != nil {
 		s.log.Debug("an upload was not cancelled", "registry", s.login.Domain, "err", s.scrub(err.Error()))
-		return
+		return "", nil
 	}
 	resp.Body.Close()
+	return "", nil
 }
