@@ -75,9 +75,9 @@ func (c *Client) build(ctx context.Context, req ops.BuildRequest, dockerfile str
 		return c.failed(err, "read the Dockerfile")
 	}
 
-	text, err := os.ReadFile(dockerfile)
+	text, err := c.readDockerfile(dockerfile)
 	if err != nil {
-		return c.failed(err, "read the Dockerfile")
+		return err
 	}
 	images := baseImages(bytes.NewReader(text))
 
@@ -226,6 +226,24 @@ func dockerfilePath(dir, name string) (string, error) {
 		return "", ops.Errorf(ops.Failed, "The Dockerfile %s is not a file", name)
 	}
 	return dockerfile, nil
+}
+
+// maxDockerfile is how many bytes a Dockerfile may have: it is read into memory, and
+// whoever pushes has written it.
+const maxDockerfile = 1 << 20
+
+func (c *Client) readDockerfile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, c.failed(err, "read the Dockerfile")
+	}
+	defer f.Close()
+	text, err := readAll(f, maxDockerfile)
+	if errors.Is(err, errTooLong) {
+		return nil, ops.Errorf(ops.Failed, "The Dockerfile is larger than 1 MB").
+			Then("Put what it carries into files of the repository, and COPY them.")
+	}
+	return text, c.failed(err, "read the Dockerfile")
 }
 
 // syncedDir offers a directory to the engine, owned by root as a build expects.

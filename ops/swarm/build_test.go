@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -200,6 +201,21 @@ func TestDockerfileStaysInTheContext(t *testing.T) {
 		file, err := dockerfilePath(dir, name)
 		if ops.CodeOf(err) != want.code || err == nil && file != filepath.Join(dir, want.file) {
 			t.Errorf("%q: %s, %v; want %+v", name, file, err, want)
+		}
+	}
+}
+
+func TestLargeDockerfile(t *testing.T) {
+	dir := t.TempDir()
+	for size, refused := range map[int]bool{maxDockerfile: false, maxDockerfile + 1: true} {
+		text := "FROM scratch\n#" + strings.Repeat("x", size)
+		if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(text[:size]), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		c, e := fake(t, nil)
+		err := c.Build(t.Context(), ops.BuildRequest{Dir: dir, Tag: "x"}, nil)
+		if got := strings.Contains(fmt.Sprint(err), "larger than 1 MB"); got != refused || refused == (e.writes() > 0) {
+			t.Errorf("%d bytes: %v, and %d requests to the engine", size, err, e.writes())
 		}
 	}
 }
