@@ -87,10 +87,14 @@ func (b buildSecrets) GetSecret(_ context.Context, req *secrets.GetSecretRequest
 	return &secrets.GetSecretResponse{Data: []byte(value.Reveal())}, nil
 }
 
+// maxReference is how many bytes an image's name may have, its arguments put in: more
+// is none, and could be very much more.
+const maxReference = 4 << 10
+
 // baseImages returns the images that a Dockerfile builds from, as far as it says
-// so itself: FROM, COPY --from and RUN --mount=from=, with the defaults of the
-// ARGs before the first FROM. Names of stages are among them.
-func baseImages(dockerfile io.Reader) []string {
+// so itself: FROM, COPY --from and RUN --mount=from=, with the ARGs before the first
+// FROM, which the build's own arguments beat. Names of stages are among them.
+func baseImages(dockerfile io.Reader, given map[string]string) []string {
 	file, err := parser.Parse(dockerfile)
 	if err != nil {
 		return nil // the build will say
@@ -98,15 +102,28 @@ func baseImages(dockerfile io.Reader) []string {
 	var images []string
 	args := map[string]string{}
 	first := true
-	add := func(name string) {
-		name = os.Expand(name, func(arg string) string {
+	left := maxDockerfile // bytes that all names and arguments may come to
+	expand := func(text string) string {
+		value := func(arg string) string {
 			arg, def, _ := strings.Cut(arg, ":-")
 			if value := args[arg]; value != "" {
 				return value
 			}
 			return def
+		}
+		length := len(text)
+		os.Expand(text, func(arg string) string {
+			length += len(value(arg))
+			return ""
 		})
-		if name != "" {
+		if length > min(maxReference, left) {
+			return ""
+		}
+		left -= length
+		return os.Expand(text, value)
+	}
+	add := func(name string) {
+		if name = expand(name); name != "" {
 			images = append(images, name)
 		}
 	}
@@ -114,8 +131,12 @@ func baseImages(dockerfile io.Reader) []string {
 		switch instruction := strings.ToLower(n.Value); {
 		case instruction == "arg" && first:
 			for v := n.Next; v != nil; v = v.Next {
-				name, def, _ := strings.Cut(v.Value, "=")
-				args[name] = strings.Trim(def, `"'`)
+				name, def, ok := strings.Cut(v.Value, "=")
+				if value, given := given[name]; given {
+					args[name] = value
+				} else if ok {
+					args[name] = expand(strings.Trim(def, `"'`))
+				}
 			}
 		case instruction == "from" && n.Next != nil:
 			first = false

@@ -79,7 +79,7 @@ func (c *Client) build(ctx context.Context, req ops.BuildRequest, dockerfile str
 	if err != nil {
 		return err
 	}
-	images := baseImages(bytes.NewReader(text))
+	images := baseImages(bytes.NewReader(text), req.Args)
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -260,7 +261,7 @@ func TestBaseImageCredentialsGoToTheirRegistryOnly(t *testing.T) {
 		{"not another's for the cache", "only.example.com", "FROM only.example.com/public/base", "", "only.example.com/public/pizza:1"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			a := baseAuth{logins: logins, images: baseImages(strings.NewReader(c.dockerfile)), cache: c.cache}
+			a := baseAuth{logins: logins, images: baseImages(strings.NewReader(c.dockerfile), nil), cache: c.cache}
 			got, err := a.Credentials(t.Context(), &auth.CredentialsRequest{Host: c.host})
 			want := ":"
 			if c.want != "" {
@@ -270,6 +271,45 @@ func TestBaseImageCredentialsGoToTheirRegistryOnly(t *testing.T) {
 				t.Errorf("%q is given %s:%s, %v; want %s", c.host, got.GetUsername(), got.GetSecret(), err, want)
 			}
 		})
+	}
+}
+
+func TestBaseImages(t *testing.T) {
+	const long = "0123456789abcdef"
+	for name, c := range map[string]struct {
+		dockerfile string
+		args       map[string]string
+		want       []string
+	}{
+		"a default":                    {"ARG BASE=a.test/base\nFROM $BASE", nil, []string{"a.test/base"}},
+		"another's argument":           {"ARG BASE=a.test/base\nFROM $BASE", map[string]string{"OTHER": "b.test/base"}, []string{"a.test/base"}},
+		"an argument":                  {"ARG BASE=a.test/base\nFROM $BASE", map[string]string{"BASE": "b.test/base"}, []string{"b.test/base"}},
+		"an argument, no default":      {"ARG BASE\nFROM ${BASE}:1", map[string]string{"BASE": "b.test/base"}, []string{"b.test/base:1"}},
+		"an argument without an ARG":   {"FROM ${BASE:-a.test/base}", map[string]string{"BASE": "b.test/base"}, []string{"a.test/base"}},
+		"an ARG too late":              {"FROM a.test/base\nARG BASE=a.test/base\nFROM ${BASE:-c.test/base}", map[string]string{"BASE": "b.test/base"}, []string{"a.test/base", "c.test/base"}},
+		"an empty argument":            {"ARG BASE=a.test/base\nFROM ${BASE:-c.test/base}", map[string]string{"BASE": ""}, []string{"c.test/base"}},
+		"a default of another ARG":     {"ARG REG=a.test\nARG BASE=\"$REG/base\"\nFROM ${BASE}", nil, []string{"a.test/base"}},
+		"its argument":                 {"ARG REG=a.test BASE=${REG}/base\nFROM ${BASE}", map[string]string{"REG": "b.test"}, []string{"b.test/base"}},
+		"an ARG that comes only later": {"ARG BASE=$REG/base\nARG REG=a.test\nFROM ${BASE}", nil, []string{"/base"}},
+		"an ARG declared again":        {"ARG BASE=a.test/base\nARG BASE\nFROM $BASE", nil, []string{"a.test/base"}},
+		"too long":                     {"ARG A=" + strings.Repeat("a", 60_000) + "\nFROM " + strings.Repeat("$A", 1000) + "\nFROM a.test/base", nil, []string{"a.test/base"}},
+		"too long by defaults": {"ARG A0=" + long + "\n" + func() (text string) {
+			for i := range 20 {
+				text += fmt.Sprintf("ARG A%d=$A%d$A%d\n", i+1, i, i)
+			}
+			return text
+		}() + "FROM $A20\nFROM a.test/base", nil, []string{"a.test/base"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := baseImages(strings.NewReader(c.dockerfile), c.args); !slices.Equal(got, c.want) {
+				t.Errorf("%d images, %.200q; want %q", len(got), got, c.want)
+			}
+		})
+	}
+	// Each may be long, and all of them come to no more than a Dockerfile.
+	all := baseImages(strings.NewReader("ARG A="+strings.Repeat("a", 2000)+"\n"+strings.Repeat("FROM $A\n", 2000)), nil)
+	if n := len(strings.Join(all, "")); n == 0 || n > maxDockerfile {
+		t.Errorf("%d images have %d bytes", len(all), n)
 	}
 }
 
