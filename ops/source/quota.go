@@ -56,6 +56,9 @@ func (g *Git) tooLarge(name string) error {
 		Then("Take large files out of the repository, or raise git.max_size")
 }
 
+// block is what a file or directory takes at least: an empty one, too, has its entry.
+const block = 4 << 10
+
 // sizeOf is how much of the disk a directory takes, in bytes: what was written, or what is
 // reserved for it if that is more. What vanishes meanwhile counts for nothing.
 func sizeOf(ctx context.Context, root string) (total int64) {
@@ -67,7 +70,7 @@ func sizeOf(ctx context.Context, root string) (total int64) {
 		if info, err = d.Info(); err != nil {
 			return nil
 		}
-		size := info.Size()
+		size := max(block, info.Size())
 		if st, ok := info.Sys().(*syscall.Stat_t); ok {
 			size = max(size, st.Blocks*512)
 		}

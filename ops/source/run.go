@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -14,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/docker/go-units"
 
 	"waggle/ops"
 )
@@ -124,6 +127,10 @@ func (f *failure) log() string {
 	return strings.Join(lines[max(0, len(lines)-20):], "\n")
 }
 
+// maxOutput is how many bytes git may print: whoever pushes decides on the files that
+// it lists.
+const maxOutput = 64 << 20
+
 // git runs one git command and returns what it printed. When ctx ends, git and
 // all it started are killed. Errors are *failure, or *ops.Error of a key that cannot be
 // read.
@@ -138,18 +145,23 @@ func (r *runner) git(ctx context.Context, args ...string) (string, error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 2 * time.Second
-	var out, errOut bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &limited{buf: &errOut, n: 64 << 10}
+	var errOut bytes.Buffer
+	out := &atMost{n: maxOutput}
+	cmd.Stdout, cmd.Stderr = out, &limited{buf: &errOut, n: 64 << 10}
 	began := time.Now()
 	err = cmd.Run()
 	r.log.Debug("git", "verb", args[0], "repo", r.name, "took", time.Since(began), "err", err)
 	if err != nil {
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			err = ctx.Err()
+		case out.over: // which ended git
+			err = ops.Errorf(ops.Failed, "%s has too many files: their list is longer than %s", r.name, units.BytesSize(maxOutput)).
+				Then("Take out of the repository what no build needs")
 		}
 		return "", &failure{verb: args[0], stderr: r.scrub(strings.TrimSpace(errOut.String())), err: err}
 	}
-	return out.String(), nil
+	return out.buf.String(), nil
 }
 
 // env is the whole environment of a run: nothing of this machine's or this
@@ -233,7 +245,7 @@ func (r *runner) failed(ctx context.Context, err error, what string) error {
 	e := &ops.Error{Code: ops.Failed, Log: f.log(), Err: err}
 	var large *ops.Error
 	switch {
-	case errors.As(context.Cause(ctx), &large): // more than the quota
+	case errors.As(context.Cause(ctx), &large), errors.As(err, &large): // more than the quota, or than git may print
 		return large
 	case errors.Is(ctx.Err(), context.Canceled):
 		e.Code, e.Sentence = ops.Canceled, "called off: "+what
@@ -289,6 +301,20 @@ func contains(s string, words ...string) bool {
 		}
 	}
 	return false
+}
+
+// atMost is a writer that keeps n bytes and takes no more.
+type atMost struct {
+	buf  bytes.Buffer
+	n    int
+	over bool
+}
+
+func (a *atMost) Write(p []byte) (int, error) {
+	if a.over = a.buf.Len()+len(p) > a.n; a.over {
+		return 0, io.ErrShortWrite
+	}
+	return a.buf.Write(p)
 }
 
 // limited is a writer that keeps the last n bytes.
