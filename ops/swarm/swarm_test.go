@@ -266,6 +266,35 @@ func TestRealDeployAndItsFailure(t *testing.T) {
 	}
 }
 
+// A service whose image was for other machines runs here once its image is.
+func TestRealUpdateOfPlatforms(t *testing.T) {
+	r := onLab(t)
+	r.pull(r.lab.BaseImage)
+	created, err := r.api.ServiceCreate(t.Context(), swarm.ServiceSpec{
+		Annotations: swarm.Annotations{Name: "foreign"},
+		TaskTemplate: swarm.TaskSpec{
+			ContainerSpec: &swarm.ContainerSpec{Image: r.lab.BaseImage, Args: []string{"sleep", "1000"}},
+			Placement:     &swarm.Placement{Platforms: []swarm.Platform{{OS: "linux", Architecture: "s390x"}}},
+		},
+	}, swarm.ServiceCreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := r.api.ServiceRemove(context.Background(), created.ID); err != nil {
+			t.Error(err)
+		}
+	})
+	image := r.release("foreign:1", "FROM "+r.lab.BaseImage+"\nCMD exec sleep 1000\n")
+	began := time.Now()
+	r.change("foreign", ops.Change{Image: image, Auth: &r.auth})
+	t.Logf("updated in %s", time.Since(began).Round(time.Millisecond))
+	r.until("foreign", "on a node of the image's platform", running(1, image))
+	if got := r.service("foreign").Platforms; len(got) != 1 || got[0] != "linux/"+runtime.GOARCH {
+		t.Errorf("platforms %q", got)
+	}
+}
+
 func TestRealBuildFromCache(t *testing.T) {
 	r := onLab(t)
 	r.pull(r.lab.BaseImage)

@@ -22,26 +22,13 @@ import (
 // write, and returns the warnings of the engine. Only what the change names is
 // touched: the spec is changed as the engine wrote it, so fields that this
 // program does not know stay as well. A change that changes nothing is not
-// written.
+// written. Where a service says which platforms its image is for, as docker service
+// create has it do, another image's are put there, or none if its registry does not
+// tell them.
 //
 // Errors are OutOfDate when the service changed since, NotFound when it is gone,
 // and Invalid when it can't have such a change (replicas of a global service).
 func (c *Client) UpdateService(ctx context.Context, svc ops.Service, change ops.Change) ([]string, error) {
-	s, raw, err := c.current(ctx, svc)
-	if err != nil {
-		return nil, err
-	}
-	spec, err := rawSpec(raw)
-	if err != nil {
-		return nil, c.failed(err, "read the service %s", svc.Name)
-	}
-	before, _ := rawSpec(raw)
-	if err := apply(spec, service(&s), change); err != nil {
-		return nil, err
-	}
-	if change.Auth == nil && reflect.DeepEqual(before, spec) {
-		return nil, nil
-	}
 	header := http.Header{}
 	query := url.Values{}
 	if change.Auth == nil {
@@ -57,7 +44,52 @@ func (c *Client) UpdateService(ctx context.Context, svc ops.Service, change ops.
 		}
 		header.Set(registry.AuthHeader, auth)
 	}
+	another := change.Image != "" && change.Image != svc.Image && len(svc.Platforms) > 0
+	var platforms []swarm.Platform
+	if another {
+		platforms = c.platforms(ctx, change.Image, header.Get(registry.AuthHeader))
+	}
+	s, raw, err := c.current(ctx, svc)
+	if err != nil {
+		return nil, err
+	}
+	spec, err := rawSpec(raw)
+	if err != nil {
+		return nil, c.failed(err, "read the service %s", svc.Name)
+	}
+	before, _ := rawSpec(raw)
+	if err := apply(spec, service(&s), change); err != nil {
+		return nil, err
+	}
+	if another {
+		placement := object(object(spec, "TaskTemplate"), "Placement")
+		delete(placement, "Platforms")
+		if len(platforms) > 0 {
+			placement["Platforms"] = platforms
+		}
+	}
+	if change.Auth == nil && reflect.DeepEqual(before, spec) {
+		return nil, nil
+	}
 	return c.write(ctx, s, spec, query, header)
+}
+
+// platforms returns which platforms an image is for, as the docker command has it in a
+// service; none when its registry does not tell.
+func (c *Client) platforms(ctx context.Context, image, auth string) (out []swarm.Platform) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	about, err := c.api.DistributionInspect(ctx, image, auth)
+	if err != nil {
+		c.log.Info("which platforms an image is for is not known: any node may be given it", "image", image)
+	}
+	for _, p := range about.Platforms {
+		if p.Architecture == "arm" {
+			p.Architecture = "" // nodes say armv7l, which swarm does not take for it
+		}
+		out = append(out, swarm.Platform{Architecture: p.Architecture, OS: p.OS})
+	}
+	return out
 }
 
 // RollbackService goes back to the service's previous spec, on the version that

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"reflect"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"waggle/ops"
@@ -55,17 +56,18 @@ func richEngine(t *testing.T, raw string, update http.HandlerFunc) (*Client, *en
 func TestUpdateTouchesOnlyWhatIsAsked(t *testing.T) {
 	six, two := 6, 2
 	raw := data(t, "service-rich.json")
+	const platforms = "TaskTemplate/Placement/Platforms" // the fake engine knows no image's
 	for name, c := range map[string]struct {
 		change ops.Change
 		want   map[string]any // path to value, all that may differ
 	}{
 		"replicas": {ops.Change{Replicas: &six}, map[string]any{"Mode/Replicated/Replicas": json.Number("6")}},
-		"image":    {ops.Change{Image: "r/x:1@sha256:0"}, map[string]any{"TaskTemplate/ContainerSpec/Image": "r/x:1@sha256:0"}},
+		"image":    {ops.Change{Image: "r/x:1@sha256:0"}, map[string]any{"TaskTemplate/ContainerSpec/Image": "r/x:1@sha256:0", platforms: nil}},
 		"labels": {ops.Change{Labels: map[string]string{"waggle.repo": "r", "a": "c"}},
 			map[string]any{"Labels/waggle.repo": "r", "Labels/a": "c"}},
 		"unset":                            {ops.Change{Unset: []string{"a", "none"}}, map[string]any{"Labels/a": nil}},
-		"own update config stays":          {ops.Change{Image: "r/x:1", Rollback: true}, map[string]any{"TaskTemplate/ContainerSpec/Image": "r/x:1"}},
-		"all together":                     {ops.Change{Replicas: &six, Image: "r/x:2", Labels: map[string]string{"b": "1"}}, map[string]any{"Mode/Replicated/Replicas": json.Number("6"), "TaskTemplate/ContainerSpec/Image": "r/x:2", "Labels/b": "1"}},
+		"own update config stays":          {ops.Change{Image: "r/x:1", Rollback: true}, map[string]any{"TaskTemplate/ContainerSpec/Image": "r/x:1", platforms: nil}},
+		"all together":                     {ops.Change{Replicas: &six, Image: "r/x:2", Labels: map[string]string{"b": "1"}}, map[string]any{"Mode/Replicated/Replicas": json.Number("6"), "TaskTemplate/ContainerSpec/Image": "r/x:2", platforms: nil, "Labels/b": "1"}},
 		"same replicas with another label": {ops.Change{Replicas: &two, Labels: map[string]string{"b": "1"}}, map[string]any{"Labels/b": "1"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -92,6 +94,49 @@ func TestUpdateTouchesOnlyWhatIsAsked(t *testing.T) {
 			}
 			if !strings.HasPrefix(r.URL.Path, "/v1.41/") {
 				t.Errorf("path %s is not of the negotiated version", r.URL.Path)
+			}
+		})
+	}
+}
+
+// Where a service is for its image's platforms, it is for another image's afterwards.
+func TestUpdateOfPlatforms(t *testing.T) {
+	image := "r.example.com/x:2@sha256:" + strings.Repeat("0", 64)
+	mia := &ops.RegistryAuth{Username: "mia", Password: "canary"}
+	platform := func(arch string) any { return map[string]any{"Architecture": arch, "OS": "linux"} }
+	for name, c := range map[string]struct {
+		change ops.Change
+		had    any
+		answer http.HandlerFunc
+		want   any
+		asked  int32
+	}{
+		"another":        {ops.Change{Image: image, Auth: mia}, []any{platform("arm64")}, says(`{"Platforms":[{"architecture":"amd64","os":"linux"}]}`), []any{platform("amd64")}, 1},
+		"several":        {ops.Change{Image: image, Auth: mia}, []any{platform("arm64")}, says(`{"Platforms":[{"architecture":"amd64","os":"linux"},{"architecture":"arm","os":"linux","variant":"v7"}]}`), []any{platform("amd64"), map[string]any{"OS": "linux"}}, 1},
+		"not told":       {ops.Change{Image: image, Auth: mia}, []any{platform("arm64")}, says(`{}`), nil, 1},
+		"no registry":    {ops.Change{Image: image, Auth: mia}, []any{platform("arm64")}, fails(500, "no route to host"), nil, 1},
+		"any node":       {ops.Change{Image: image, Auth: mia}, nil, says(`{"Platforms":[{"architecture":"amd64","os":"linux"}]}`), nil, 0},
+		"the same image": {ops.Change{Auth: mia}, []any{platform("arm64")}, says(`{}`), []any{platform("arm64")}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			service := specOf(t, data(t, "service-rich.json"))
+			set(service["Spec"].(map[string]any), "TaskTemplate/Placement/Platforms", c.had)
+			raw, _ := json.Marshal(service)
+			client, e, s := richEngine(t, string(raw), says(`{}`))
+			var asked atomic.Int32
+			e.answers["GET /distribution/"+image+"/json"] = func(w http.ResponseWriter, r *http.Request) {
+				asked.Add(1)
+				if auth, _ := base64.URLEncoding.DecodeString(r.Header.Get("X-Registry-Auth")); !strings.Contains(string(auth), "canary") {
+					t.Errorf("asked with %s", auth)
+				}
+				c.answer(w, r)
+			}
+			if _, err := client.UpdateService(t.Context(), s, c.change); err != nil {
+				t.Fatal(err)
+			}
+			placement := specOf(t, e.last(t).body)["TaskTemplate"].(map[string]any)["Placement"].(map[string]any)
+			if got := placement["Platforms"]; !reflect.DeepEqual(got, c.want) || asked.Load() != c.asked || placement["MaxReplicas"] == nil {
+				t.Errorf("placement %v, asked %d times; want %v", placement, asked.Load(), c.want)
 			}
 		})
 	}
