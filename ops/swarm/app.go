@@ -27,7 +27,7 @@ import (
 
 const (
 	maxLogLine  = 16 << 10 // bytes of a line that are kept
-	maxLogLines = 20000    // of a request
+	maxLogLines = 20000    // of a request, the newest ones
 )
 
 // ServiceLogs reads the logs of a service's tasks. The engine waits without end
@@ -55,7 +55,6 @@ func (c *Client) ServiceLogs(ctx context.Context, svc ops.Service, req ops.LogRe
 		_, err = stdcopy.StdCopy(lines, lines, stream)
 	}
 	all := lines.done()
-	slices.SortStableFunc(all, func(a, b ops.LogLine) int { return a.At.Compare(b.At) })
 	partial := err != nil
 	if partial && ctx.Err() != nil {
 		return nil, false, c.failed(ctx.Err(), "read the log of %s", svc.Name)
@@ -70,7 +69,7 @@ func (c *Client) ServiceLogs(ctx context.Context, svc ops.Service, req ops.LogRe
 //
 //	2026-01-02T15:04:05.000000001Z com.docker.swarm.node.id=…,com.docker.swarm.task.id=… text
 //
-// as the engine writes them with timestamps and details.
+// as the engine writes them with timestamps and details, one task's among another's.
 type logLines struct {
 	rest  []byte
 	lines []ops.LogLine
@@ -92,15 +91,28 @@ func (l *logLines) Write(p []byte) (int, error) {
 }
 
 func (l *logLines) add(raw string) {
-	if line, ok := parseLogLine(raw); ok && len(l.lines) < maxLogLines {
-		l.lines = append(l.lines, line)
+	line, ok := parseLogLine(raw)
+	if !ok {
+		return
+	}
+	l.lines = append(l.lines, line)
+	if len(l.lines) >= maxLogLines*5/4 {
+		l.tidy()
 	}
 }
 
+// tidy sorts the lines by time and leaves the newest.
+func (l *logLines) tidy() {
+	slices.SortStableFunc(l.lines, func(a, b ops.LogLine) int { return a.At.Compare(b.At) })
+	l.lines = slices.Delete(l.lines, 0, max(0, len(l.lines)-maxLogLines))
+}
+
+// done returns the newest lines by time.
 func (l *logLines) done() []ops.LogLine {
 	if len(l.rest) > 0 {
 		l.add(string(l.rest))
 	}
+	l.tidy()
 	return l.lines
 }
 

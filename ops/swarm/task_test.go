@@ -4,9 +4,12 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/docker/docker/pkg/stdcopy"
 
 	"waggle/ops"
 )
@@ -94,6 +97,45 @@ func TestTaskLogsOfANodeThatHangs(t *testing.T) {
 				t.Errorf("log = %q, %v", got, err)
 			}
 		})
+	}
+}
+
+// Of very many lines the newest are given, whichever task's come first.
+func TestServiceLogsAreTheNewest(t *testing.T) {
+	raw := data(t, "service-rich.json")
+	began := time.Date(2026, 1, 2, 15, 0, 0, 0, time.UTC)
+	c, _ := fake(t, map[string]http.HandlerFunc{
+		"GET /services/" + richID: says(raw),
+		"GET /services/" + richID + "/logs": func(w http.ResponseWriter, _ *http.Request) {
+			out := stdcopy.NewStdWriter(w, stdcopy.Stdout)
+			say := func(task string, n int, from time.Duration) {
+				var lines strings.Builder
+				for i := range n {
+					fmt.Fprintf(&lines, "%s com.docker.swarm.node.id=n,com.docker.swarm.task.id=%s %d\n", began.Add(from+time.Duration(i)*time.Millisecond).Format(time.RFC3339Nano), task, i)
+				}
+				if _, err := io.WriteString(out, lines.String()); err != nil {
+					t.Error(err)
+				}
+			}
+			say("old", 2*maxLogLines, 0)
+			say("new", 100, time.Hour)
+			say("old", maxLogLines, -time.Hour)
+		},
+	})
+	lines, partial, err := c.ServiceLogs(t.Context(), ops.Service{ID: richID}, ops.LogRequest{Lines: 5000})
+	if err != nil || partial || len(lines) != maxLogLines {
+		t.Fatalf("%d lines, %t, %v", len(lines), partial, err)
+	}
+	if !slices.IsSortedFunc(lines, func(a, b ops.LogLine) int { return a.At.Compare(b.At) }) {
+		t.Error("they are not in order")
+	}
+	for i, l := range lines[maxLogLines-100:] {
+		if l.TaskID != "new" || l.Text != fmt.Sprint(i) {
+			t.Fatalf("line %d from the end is %+v", 100-i, l)
+		}
+	}
+	if first := lines[0]; first.TaskID != "old" || first.Text != fmt.Sprint(maxLogLines+100) {
+		t.Errorf("the first is %+v", first)
 	}
 }
 
