@@ -82,6 +82,8 @@ func parseArgs(words, flags, options []string) (Args, error) {
 	return args, nil
 }
 
+// split cuts a line at its spaces, those in quotes left out. A ' within a word is an
+// apostrophe.
 func split(line string) ([]string, error) {
 	var words []string
 	var word strings.Builder
@@ -93,7 +95,7 @@ func split(line string) ([]string, error) {
 			quote = 0
 		case quote != 0:
 			word.WriteRune(c)
-		case c == '"' || c == '\'':
+		case c == '"', c == '\'' && (!begun || strings.HasSuffix(word.String(), "=")):
 			quote, begun = c, true
 		case c == ' ' || c == '\t' || c == '\n':
 			if begun {
