@@ -77,6 +77,9 @@ func (b *Bot) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			}
 			return
 		}
+		if r.PostForm.Get("ssl_check") == "1" {
+			return // Slack looks now and then whether the address and its certificate are good
+		}
 		cmd, err := slack.SlashCommandParse(r)
 		if err != nil || cmd.Command == "" {
 			http.Error(w, "no command in it", http.StatusBadRequest)
