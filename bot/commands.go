@@ -129,7 +129,8 @@ func find(name string, words []string) (Command, []string, error) {
 	if err := notOurs(name, names, rows); err != nil {
 		return Command{}, nil, err
 	}
-	if name != helpRow && len(words) > 0 && slices.Contains([]string{"help", "--help", "-h"}, words[0]) && (len(words) == 1 || rows[0].Verb != "") {
+	ofVerb := func(c Command) bool { return c.Verb != "" && (rows[0].Verb != "" || c.Verb == words[1]) }
+	if name != helpRow && len(words) > 0 && slices.Contains([]string{"help", "--help", "-h"}, words[0]) && (len(words) == 1 || slices.ContainsFunc(rows, ofVerb)) {
 		c, _, err := find(helpRow, []string{"help"})
 		return c, append([]string{name}, words[1:]...), err
 	}

@@ -207,6 +207,7 @@ func TestFind(t *testing.T) {
 		"/scale pizza 6": "/scale [pizza 6]", "/swarm audit pizza": "/swarm audit [pizza]", "/swarm help": "/swarm help []",
 		"/swarm": "/swarm []", "/node": "/node needs to know what. It knows list, show, drain", "/join-node n4": "/join-node [n4]", "/join-node key": "/join-node key []", "/swarm halp": "Did you mean `/swarm help`?",
 		"/node help": "/swarm help [/node]", "/node help drain": "/swarm help [/node drain]", "/scale --help": "/swarm help [/scale]", "/app -h": "/swarm help [/app]",
+		"/join-node help rotate": "/swarm help [/join-node rotate]", "/join-node help": "/swarm help [/join-node]", "/join-node help worker": "/join-node [help worker]",
 		"/scale help 3": "/scale [help 3]", "/swarm help node": "/swarm help [node]",
 		"/swarm x": "It knows pending, cancel, audit, help.", "/scal pizza": "Did you mean `/scale`?", "/pizza": "`/swarm help` lists them.",
 	} {
