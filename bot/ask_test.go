@@ -1,8 +1,10 @@
 package bot
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -224,6 +226,64 @@ func TestForm(t *testing.T) {
 	}
 	if r := s.taken()[0]; r.Title != "/app create pizza" || r.Channel != deploys || r.Actor.ID != ada {
 		t.Errorf("taken %+v", r)
+	}
+}
+
+// TestFormWhereTheBotIsNot: what comes of a form that was opened where the bot may not
+// write goes to who filled it in, by the way that the command gave.
+func TestFormWhereTheBotIsNot(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	o, s := newOffice(t, func(_ *workspace.Options, b *Options) { b.Log = slog.New(slog.NewTextHandler(&log, nil)) }), &submitter{}
+	o.serveHTTP(s)
+	fill := func(line string) (way string) {
+		t.Helper()
+		ack := o.typed(ada, general, line)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		view, err := o.WaitView(ctx, ada, func(v workspace.View) bool { return v.Title == "New app" })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ack, err := o.Submit(t.Context(), ada, view, map[string]string{"repo": "https://github.com/acme/pizza.git"}); err != nil || !ack.OK() || strings.Contains(ack.Body, "errors") {
+			t.Fatalf("%+v, %v", ack, err)
+		}
+		return ack.ResponseURL
+	}
+	sees := func(who string) (out []string) {
+		for _, m := range o.Messages(general, who) {
+			out = append(out, m.Plain())
+		}
+		return out
+	}
+
+	fill("/app create pizza")
+	m := o.bot.Open(s.taken()[0], "", func(string) {})
+	m.Show(done())
+	if err := closed(t, m); err != nil {
+		t.Error(err)
+	}
+	if got := sees(ada); len(got) != 1 || !strings.Contains(got[0], "pizza runs 6 of 6") || !strings.Contains(got[0], "only you see this") {
+		t.Errorf("she sees %q", got)
+	}
+
+	s.do = func(context.Context) error { return ops.Errorf(ops.Unavailable, "There is no key to seal it with") }
+	fill("/app create pasta")
+	o.until(func() bool { return len(sees(ada)) == 2 })
+	if got := sees(ada); !strings.Contains(got[1], "no key to seal it with") || len(sees(linus)) > 0 {
+		t.Errorf("she sees %q, others %q", got, sees(linus))
+	}
+
+	o.FailNext("response_url", 1, workspace.Failure{Drop: true})
+	way := fill("/app create salad")
+	o.bot.reads.Wait()
+	if got := log.String(); !strings.Contains(got, "did not reach its asker") || strings.Contains(got, way) {
+		t.Errorf("the log has the way to answer, %s, or nothing: %s", way, got)
+	}
+
+	// A long line leaves no room for it, and is asked about all the same.
+	if ack := o.typed(ada, general, "/app env pizza secret "+strings.Repeat("A", maxMetadata-150)); !ack.OK() || ack.Body != "" {
+		t.Errorf("a long line is answered %+v", ack)
 	}
 }
 

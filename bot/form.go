@@ -49,10 +49,14 @@ type filling struct {
 	Args    Args   `json:"args"`
 	Title   string `json:"title"`
 	Channel string `json:"channel"`
+	URL     string `json:"url,omitempty"` // the command's response_url: a form has none
 }
 
+// maxMetadata is how much a form may remember. Source: https://docs.slack.dev/reference/views/modal-views
+const maxMetadata = 3000
+
 // openForm asks for the rest of a command.
-func (b *Bot) openForm(ctx context.Context, trigger string, row Command, asked ops.Request, args Args) error {
+func (b *Bot) openForm(ctx context.Context, cmd slack.SlashCommand, row Command, asked ops.Request, args Args) error {
 	ctx, cancel := context.WithTimeout(ctx, ackWithin)
 	defer cancel()
 	if err := b.Authorise(ctx, asked.Actor, row.New().Needs()); err != nil {
@@ -62,7 +66,12 @@ func (b *Bot) openForm(ctx context.Context, trigger string, row Command, asked o
 	if err != nil {
 		return err
 	}
-	meta, err := json.Marshal(filling{row.Name, row.Verb, args, asked.Title, asked.Channel})
+	f := filling{row.Name, row.Verb, args, asked.Title, asked.Channel, cmd.ResponseURL}
+	meta, err := json.Marshal(f)
+	if len(meta) > maxMetadata {
+		f.URL = "" // better a form without it than none
+		meta, err = json.Marshal(f)
+	}
 	if err != nil {
 		return err
 	}
@@ -71,7 +80,7 @@ func (b *Bot) openForm(ctx context.Context, trigger string, row Command, asked o
 	for _, f := range fields {
 		view.Blocks.BlockSet = append(view.Blocks.BlockSet, f.block())
 	}
-	if _, err := b.api.OpenViewContext(ctx, trigger, view); err != nil {
+	if _, err := b.api.OpenViewContext(ctx, cmd.TriggerID, view); err != nil {
 		return &ops.Error{Code: ops.Unavailable, Sentence: "Slack did not show the form in time", Next: "Type the command again.", Err: err}
 	}
 	return nil
@@ -129,7 +138,7 @@ func (b *Bot) filledForm(ctx context.Context, in slack.InteractionCallback, aske
 	if err != nil || row.Form == nil {
 		return nil, fmt.Errorf("a form of %s %s: %w", f.Name, f.Verb, err)
 	}
-	where, err := json.Marshal(reply{User: in.User.ID})
+	where, err := json.Marshal(reply{User: in.User.ID, URL: f.URL})
 	if err != nil {
 		return nil, err
 	}
@@ -170,8 +179,12 @@ func (b *Bot) tell(asked ops.Request, why string) {
 	b.reads.Go(func() {
 		ctx, cancel := context.WithTimeout(b.life, askWithin)
 		defer cancel()
-		m := &message{bot: b, channel: asked.Channel, reply: reply{User: asked.Actor.ID}}
-		if err := m.whisper(ctx, late); err != nil {
+		m := &message{bot: b, channel: asked.Channel}
+		err := json.Unmarshal([]byte(asked.Reply), &m.reply)
+		if err == nil {
+			err = m.whisper(ctx, late)
+		}
+		if err != nil {
 			b.opts.Log.Warn("an answer did not reach its asker", "question", asked.Title, "user", asked.Actor.ID, "err", err)
 		}
 	})

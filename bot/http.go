@@ -169,7 +169,7 @@ func (b *Bot) command(ctx context.Context, cmd slack.SlashCommand) rendered {
 		case errors.Is(err, errAsk):
 			return b.question(row, asked, args)
 		case errors.Is(err, errForm):
-			if err := b.openForm(ctx, cmd.TriggerID, row, asked, args); err != nil {
+			if err := b.openForm(ctx, cmd, row, asked, args); err != nil {
 				return rendered{text: usage(err, row)}
 			}
 			return rendered{}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -260,7 +261,9 @@ func (m *message) whisper(ctx context.Context, msg rendered) error {
 	}
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := m.bot.http.Do(req)
-	if err != nil {
+	if failed, ok := errors.AsType[*url.Error](err); ok {
+		return failed.Err // it says where to: whoever reads that in the log could answer
+	} else if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
