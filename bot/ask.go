@@ -71,7 +71,7 @@ func answers(a ops.Answer) rendered {
 			blocks = append(blocks, fenced(table(p.Table))...)
 		}
 		if len(p.Lines) > 0 {
-			blocks = append(blocks, sections(escapedLines(p.Lines))...)
+			blocks = append(blocks, sections(wholeLines(p.Lines))...)
 		}
 		if p.Code != "" {
 			lines := strings.Split(strings.TrimRight(p.Code, "\n"), "\n")
@@ -83,11 +83,11 @@ func answers(a ops.Answer) rendered {
 	}
 	var worries []string
 	for _, c := range a.Concerns {
-		text := "⚠️ " + line(c.What)
+		text := "⚠️ " + c.What
 		if c.Then != "" {
-			text += ": " + line(c.Then)
+			text += ": " + c.Then
 		}
-		worries = append(worries, text)
+		worries = append(worries, whole(text)...)
 	}
 	if len(worries) > 0 {
 		blocks = append(blocks, sections(worries)...)
@@ -205,10 +205,10 @@ func (b *Bot) follow(asked ops.Request, value string) error {
 	return nil
 }
 
-func escapedLines(lines []string) []string {
-	out := make([]string, len(lines))
-	for i, l := range lines {
-		out[i] = line(l)
+func wholeLines(lines []string) []string {
+	var out []string
+	for _, l := range lines {
+		out = append(out, whole(l)...)
 	}
 	return out
 }

@@ -111,6 +111,16 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
+// TestLongLines: a line of an answer may list all apps.
+func TestLongLines(t *testing.T) {
+	apps := strings.Repeat("app ", 400) + "the-last"
+	m := answers(ops.Answer{Head: "much", Parts: []ops.Part{{Lines: []string{apps}}}, Concerns: []ops.Concern{{What: "frozen: " + apps, Then: "`/unfreeze <app>`"}}})
+	got := workspace.Message{Blocks: asJSON(t, m.blocks)}.Plain()
+	if strings.Count(got, "the-last") != 2 || !strings.Contains(got, "/unfreeze <app>") || len(workspace.CheckBlocks(asJSON(t, m.blocks))) > 0 {
+		t.Errorf("shown: %s", got)
+	}
+}
+
 // TestFollow shows an answer again and again in place of the one before.
 func TestFollow(t *testing.T) {
 	t.Parallel()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -21,6 +22,10 @@ const (
 	maxContext = 2000
 	maxLog     = 2500
 	maxLine    = 600 // ours: of one text in a line
+	// maxMessage is ours, of all the texts of a message together: somewhere above 11000
+	// Slack refuses a message with msg_blocks_too_long, and does not say where.
+	// Source: https://github.com/slackapi/bolt-js/issues/2509
+	maxMessage = 10000
 )
 
 // esc makes text safe to put between mrkdwn: it can name no person, channel or
@@ -32,6 +37,53 @@ func esc(text string) string {
 // line is esc for text that is to stay in its line.
 func line(text string) string {
 	return esc(cut(strings.Join(strings.Fields(text), " "), maxLine))
+}
+
+// whole is line for text that is not to be cut: it takes as many lines as it needs.
+func whole(text string) []string {
+	var out []string
+	rest := []rune(strings.Join(strings.Fields(text), " "))
+	for len(rest) > maxLine {
+		end := maxLine
+		for i := maxLine; i > maxLine/2; i-- {
+			if rest[i] == ' ' {
+				end = i
+				break
+			}
+		}
+		out, rest = append(out, esc(string(rest[:end]))), rest[end:]
+		if rest[0] == ' ' {
+			rest = rest[1:]
+		}
+	}
+	return append(out, esc(string(rest)))
+}
+
+// isLong says whether line cuts a text.
+func isLong(text string) bool {
+	return utf8.RuneCountInString(strings.Join(strings.Fields(text), " ")) > maxLine
+}
+
+// size is how many characters lines take.
+func size(lines ...string) int {
+	n := 0
+	for _, l := range lines {
+		n += utf8.RuneCountInString(l) + 1
+	}
+	return n
+}
+
+// first are as many lines as take n characters; the last says how many more there are.
+func first(lines []string, n int) []string {
+	if len(lines) == 0 || size(lines...) <= n {
+		return lines
+	}
+	const more = "…and %d more lines"
+	kept := 0
+	for size(lines[:kept+1]...)+len(more)+5 <= n {
+		kept++
+	}
+	return append(slices.Clone(lines[:kept]), fmt.Sprintf(more, len(lines)-kept))
 }
 
 // cutEscaped is cut for escaped text: it leaves no half of an escape or a mention.
@@ -98,12 +150,15 @@ func (r rendered) same() string {
 // matter; the second is what to look at or to do.
 func render(s ops.Status) rendered {
 	head := headline(s)
+	foot := mrkdwn(footer(s), maxContext)
 	blocks := []slack.Block{section(head)}
-	if body := detail(s); body != "" {
-		blocks = append(blocks, section(body))
-	}
+	log := ""
 	if s.Err != nil && s.Err.Log != "" && s.State == ops.Failure {
-		blocks = append(blocks, section("```\n"+tail(s.Err.Log, maxLog)+"\n```"))
+		log = "```\n" + tail(s.Err.Log, maxLog) + "\n```"
+	}
+	blocks = append(blocks, sections(detail(s, maxMessage-min(size(head), maxSection)-size(log, foot.Text)))...)
+	if log != "" {
+		blocks = append(blocks, section(log))
 	}
 	if s.State == ops.Pending {
 		blocks = append(blocks, decisionButtons(s.Token))
@@ -111,7 +166,7 @@ func render(s ops.Status) rendered {
 	if buttons := deployButtons(s); buttons != nil {
 		blocks = append(blocks, buttons)
 	}
-	blocks = append(blocks, slack.NewContextBlock("", mrkdwn(footer(s), maxContext)))
+	blocks = append(blocks, slack.NewContextBlock("", foot))
 	return rendered{text: strings.ReplaceAll(cutEscaped(head, maxSection), "*", ""), blocks: blocks}
 }
 
@@ -195,35 +250,55 @@ func firstDiff(p ops.Plan) string {
 	return fmt.Sprintf("%s (and %d more)", p.Diffs[0], len(p.Diffs)-1)
 }
 
-// detail is what is below the first line.
-func detail(s ops.Status) string {
-	var lines []string
-	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
-	planned := func(p ops.Plan) {
-		if len(p.Diffs) > 1 {
-			for _, d := range p.Diffs {
-				add("• %s", line(d.String()))
-			}
-		}
-		for _, f := range p.Facts {
-			add("%s", line(f))
-		}
+// detail is what is below the first line, in at most n characters. An approver reads
+// the plan here: where it is too long, he is told so, and what he has to know to decide
+// stays.
+func detail(s ops.Status, n int) []string {
+	var told, plan, asking, going, warnings, last []string
+	if s.Err != nil && isLong(s.Err.Sentence) {
+		told = whole(s.Err.Sentence)
+	}
+	if isLong(s.Result) {
+		told = append(told, whole(s.Result)...)
 	}
 	if s.Err != nil && s.Err.Next != "" {
-		add("%s", stopped(line(s.Err.Next)))
+		told = append(told, whole(stopped(s.Err.Next))...)
 	}
 	if s.State == ops.Pending {
 		if s.Before != nil {
-			add("⚠️ The cluster changed after somebody approved this: it was `%s`.", line(diffs(*s.Before)))
+			told = append(told, whole(fmt.Sprintf("⚠️ The cluster changed after somebody approved this: it was `%s`.", diffs(*s.Before)))...)
 		}
-		planned(s.Plan)
-		add("Why: %s.", line(s.Plan.Approval))
-		add("Somebody other than %s may approve it until %s.", mention(s.Actor), clock(s.Deadline))
+		asking = append(first(whole(fmt.Sprintf("Why: %s.", s.Plan.Approval)), maxSection),
+			fmt.Sprintf("Somebody other than %s may approve it until %s.", mention(s.Actor), clock(s.Deadline)))
 	}
-	if s.State == ops.DryRun {
-		planned(s.Plan)
+	if s.State == ops.Pending || s.State == ops.DryRun {
+		if len(s.Plan.Diffs) > 1 || isLong(diffs(s.Plan)) {
+			for _, d := range s.Plan.Diffs {
+				plan = append(plan, whole("• "+d.String())...)
+			}
+		}
+		for _, f := range s.Plan.Facts {
+			plan = append(plan, whole(f)...)
+		}
 	}
-	lines = append(lines, commits(s.Plan)...)
+	going = append(commits(s.Plan), progress(s)...)
+	for _, w := range s.Plan.Warnings {
+		warnings = append(warnings, whole("⚠️ "+w)...)
+	}
+	if s.State == ops.DryRun && s.Plan.Approval != "" {
+		last = whole("It would need an approval: " + s.Plan.Approval)
+	}
+	for _, part := range []*[]string{&asking, &told, &last, &warnings, &going, &plan} { // what matters most has room first
+		*part = first(*part, n)
+		n -= size(*part...)
+	}
+	return slices.Concat(told, plan, asking, going, warnings, last)
+}
+
+// progress is what an operation has come to.
+func progress(s ops.Status) []string {
+	var lines []string
+	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
 	if s.Note != "" && s.State != ops.Waiting && s.State != ops.Reverting {
 		add("_%s_", line(s.Note))
 	}
@@ -240,7 +315,7 @@ func detail(s ops.Status) string {
 	}
 	if r := s.Replicas; r != nil && s.State != ops.Refused {
 		if where := r.Where(); where != "" {
-			add("%s %s", bar(*r), line(where))
+			lines = append(lines, whole(bar(*r)+" "+where)...)
 		}
 		if !s.State.Final() && r.Stopping > 0 {
 			add("%d still stopping", r.Stopping)
@@ -255,13 +330,7 @@ func detail(s ops.Status) string {
 			}
 		}
 	}
-	for _, w := range s.Plan.Warnings {
-		add("⚠️ %s", line(w))
-	}
-	if s.State == ops.DryRun && s.Plan.Approval != "" {
-		add("It would need an approval: %s", line(s.Plan.Approval))
-	}
-	return strings.Join(lines, "\n")
+	return lines
 }
 
 var commitHash = regexp.MustCompile(`^[0-9a-f]{40}([0-9a-f]{24})?$`)

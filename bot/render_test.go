@@ -187,6 +187,63 @@ func TestRenderHostile(t *testing.T) {
 	golden(t, filepath.Join("render", "hostile-done.txt"), "notification: "+m.Notification()+"\n\n"+m.Plain()+"\n")
 }
 
+// TestLongPlans: who decides reads the whole plan, and where it is longer than a message
+// may be, how much of it is left out; never is it the reason, the time or a warning.
+func TestLongPlans(t *testing.T) {
+	var apps []string
+	for i := range 120 {
+		apps = append(apps, fmt.Sprintf("app-%03d", i))
+	}
+	planned := func(state ops.State, n int) ops.Status {
+		return status(state, func(s *ops.Status) {
+			s.Plan = ops.Plan{Approval: "it is used", Facts: []string{"get the login without a restart: " + strings.Join(apps, ", ")}, Warnings: []string{"pizza is of a stack"}}
+			for i := range n {
+				s.Plan.Diffs = append(s.Plan.Diffs, ops.Diff{What: fmt.Sprintf("registry of app-%03d", i), From: "registry.example.com/acme", To: "none: it is pulled without a login"})
+			}
+			s.Token, s.Deadline = "token-1", noon
+		})
+	}
+	all := func(t *testing.T, got string, want ...string) {
+		t.Helper()
+		for _, w := range want {
+			if !strings.Contains(got, w) {
+				t.Errorf("%q is not in it: %s", w, cut(got, 500))
+			}
+		}
+	}
+	for _, state := range []ops.State{ops.Pending, ops.DryRun} {
+		t.Run(string(state), func(t *testing.T) {
+			must := []string{"it is used", "⚠️ pizza is of a stack"}
+			if state == ops.Pending {
+				must = append(must, "Somebody other than @U0ADA may approve it until 2026-03-01 12:00 UTC.")
+			}
+			got := check(t, planned(state, 45)).Plain()
+			all(t, got, append(must, apps...)...)
+			for i := range 45 {
+				all(t, got, fmt.Sprintf("• registry of app-%03d registry.example.com/acme → none: it is pulled without a login", i))
+			}
+			if strings.Contains(got, "…") {
+				t.Error("something is cut")
+			}
+			got = check(t, planned(state, 400)).Plain()
+			all(t, got, append(must, "• registry of app-080 ")...)
+			if n := strings.Count(got, "• registry of"); !strings.Contains(got, fmt.Sprintf("…and %d more lines", 400-n+2)) { // the fact is two lines
+				t.Errorf("%d of 400 are shown, and it does not say so", n)
+			}
+		})
+	}
+	failed := status(ops.Failure, func(s *ops.Status) {
+		s.Err = ops.Errorf(ops.Failed, "3 of 123 apps are in own now; not moved: %s", strings.Join(apps, ", "))
+	})
+	all(t, check(t, failed).Plain(), apps...)
+
+	warned := planned(ops.Pending, 45)
+	for range 400 {
+		warned.Plan.Warnings = append(warned.Plan.Warnings, "pasta stays where it is: its deploys are frozen")
+	}
+	all(t, check(t, warned).Plain(), "Why: it is used", "may approve it until", "⚠️ pasta", " more lines")
+}
+
 // check renders a status, and tests what holds for every message.
 func check(t *testing.T, s ops.Status) workspace.Message {
 	t.Helper()
@@ -202,7 +259,7 @@ func check(t *testing.T, s ops.Status) workspace.Message {
 	if strings.Contains(got.text, "\n") {
 		t.Errorf("the notification has several lines: %q", got.text)
 	}
-	texts := []string{got.text}
+	texts, total := []string{got.text}, 0
 	var blocks []struct {
 		Type     string
 		Text     *textObject
@@ -223,6 +280,9 @@ func check(t *testing.T, s ops.Status) workspace.Message {
 		}
 		for _, m := range all {
 			texts = append(texts, m.Text)
+			if total += utf8.RuneCountInString(m.Text); total > maxMessage+100 {
+				t.Errorf("%d characters up to block %d: Slack does not take as many in a message", total, i)
+			}
 			if !m.Verbatim {
 				t.Errorf("block %d is not verbatim: Slack makes links of what looks like one", i)
 			}
