@@ -65,7 +65,7 @@ func New(rdb redis.UniversalClient, o Options) *Queue {
 	return &Queue{
 		name:    o.Name,
 		log:     o.Log,
-		client:  asynq.NewClientFromRedisClient(rdb),
+		client:  asynq.NewClientFromRedisClient(heard{rdb}),
 		asking:  asynq.NewClientFromRedisClient(asked{rdb}),
 		looking: asynq.NewInspectorFromRedisClient(rdb),
 		running: running,
@@ -103,15 +103,40 @@ func (q *Queue) Add(ctx context.Context, id string, payload []byte) error {
 }
 
 func (q *Queue) add(ctx context.Context, client *asynq.Client, id string, payload []byte) error {
-	_, err := client.EnqueueContext(ctx, asynq.NewTask(taskType, payload),
+	var cause error
+	_, err := client.EnqueueContext(context.WithValue(ctx, causeKey{}, &cause), asynq.NewTask(taskType, payload),
 		asynq.TaskID(id), asynq.Queue(q.name), asynq.Retention(Retention), asynq.MaxRetry(maxRetry), asynq.Timeout(longest))
 	if errors.Is(err, asynq.ErrTaskIDConflict) {
 		return ErrDuplicate
+	}
+	if err != nil && cause != nil {
+		err = cause
 	}
 	if err != nil {
 		return fmt.Errorf("queue %s: %w", id, err)
 	}
 	return nil
+}
+
+// heard is a Redis that notes in the *error of the context what a script ended with:
+// of that asynq keeps no more than the text.
+type heard struct{ redis.UniversalClient }
+
+type causeKey struct{}
+
+func (h heard) EvalSha(ctx context.Context, sha string, keys []string, args ...any) *redis.Cmd {
+	return noted(ctx, h.UniversalClient.EvalSha(ctx, sha, keys, args...))
+}
+
+func (h heard) Eval(ctx context.Context, text string, keys []string, args ...any) *redis.Cmd {
+	return noted(ctx, h.UniversalClient.Eval(ctx, text, keys, args...))
+}
+
+func noted(ctx context.Context, cmd *redis.Cmd) *redis.Cmd {
+	if cause, ok := ctx.Value(causeKey{}).(*error); ok {
+		*cause = cmd.Err()
+	}
+	return cmd
 }
 
 // Adding is what Add does, for somebody who does more in the same step: a script

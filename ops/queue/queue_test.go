@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"strings"
@@ -514,20 +515,43 @@ func workerProcess(addr string) {
 	select {}
 }
 
-// TestRedisIsAway: an Add that is not stored says so, and never as a duplicate.
+// TestRedisIsAway: an Add that is not stored says so, never as a duplicate, and whether
+// that is certain.
 func TestRedisIsAway(t *testing.T) {
 	t.Parallel()
 	e, err := store.StartEmbedded()
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := store.Open(e.Options())
-	t.Cleanup(func() { _ = s.Close() })
-	q := New(s.Client(), Options{Name: "changes", Concurrency: 1, Poll: 100 * time.Millisecond, Log: discard()})
+	add := func(on *redis.UniversalOptions) func(within time.Duration) error {
+		s := store.Open(on)
+		t.Cleanup(func() { _ = s.Close() })
+		q := New(s.Client(), Options{Name: "changes", Concurrency: 1, Poll: 100 * time.Millisecond, Log: discard()})
+		n := 0
+		return func(within time.Duration) error {
+			n++
+			ctx, cancel := context.WithTimeout(t.Context(), within)
+			defer cancel()
+			return q.Add(ctx, fmt.Sprint("op", n), nil)
+		}
+	}
+	gone := add(e.Options())
+	if err := gone(time.Second); err != nil {
+		t.Fatal(err)
+	}
 	e.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-	defer cancel()
-	if err := q.Add(ctx, "op1", nil); err == nil || errors.Is(err, ErrDuplicate) {
-		t.Errorf("stored with no Redis: %v", err)
+	for range 2 { // with the connection of before, and without
+		if err := gone(1500 * time.Millisecond); err == nil || errors.Is(err, ErrDuplicate) || !store.NotDone(err) {
+			t.Errorf("with no Redis: %v, and that it is not stored is %t", err, store.NotDone(err))
+		}
+	}
+
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	if err := add(&redis.UniversalOptions{Addrs: []string{silent.Addr().String()}})(200 * time.Millisecond); err == nil || errors.Is(err, ErrDuplicate) || store.NotDone(err) {
+		t.Errorf("with a Redis that hangs: %v, and that it is not stored is %t", err, store.NotDone(err))
 	}
 }

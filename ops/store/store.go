@@ -33,6 +33,9 @@ func Open(opts *redis.UniversalOptions) *Store {
 	o := *opts
 	o.DialTimeout, o.ReadTimeout, o.WriteTimeout = 2*time.Second, 3*time.Second, 3*time.Second
 	o.ContextTimeoutEnabled = true
+	// With more, whoever waits for an answer gives up before it is known that there is
+	// no connection, and cannot tell whether Redis has taken what it was sent.
+	o.DialerRetries = 2
 	// A queue's worker and a dozen operations share the pool; idle ones are closed.
 	o.PoolSize, o.MinIdleConns = 20, 1
 	rdb := redis.NewUniversalClient(&o)
@@ -51,6 +54,13 @@ func (s *Store) Close() error { return s.rdb.Close() }
 func (s *Store) Ping(ctx context.Context) error {
 	// A PING is answered by a replica and by a full Redis too.
 	return s.rdb.Set(ctx, prefix+"ping", s.now().Unix(), time.Minute).Err()
+}
+
+// NotDone says whether it is certain that Redis did not do what ended with err: no
+// connection came about, or Redis says so itself. After a timeout it is not.
+func NotDone(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "dial" || errors.As(err, new(redis.Error))
 }
 
 // ErrNotFound says that nothing is stored under a name.
