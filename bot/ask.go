@@ -184,7 +184,8 @@ func (b *Bot) follow(asked ops.Request, value string) error {
 			got, err := b.house.Ask(ctx, asked.Actor, question)
 			shown := answers(got)
 			if err != nil {
-				shown = rendered{text: sentence(err), blocks: []slack.Block{section(sentence(err))}}
+				text := sentence(b.noted(asked, err))
+				shown = rendered{text: text, blocks: []slack.Block{section(text)}}
 			} else if i < followTimes-1 {
 				shown.blocks = append(shown.blocks, section("_It is followed for a minute._"))
 			}

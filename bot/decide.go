@@ -110,7 +110,11 @@ func clickID(user, token, at string) string {
 }
 
 func (b *Bot) decide(ctx context.Context, asked ops.Request, token string, verdict ops.Verdict, reason string) error {
-	err := b.house.Decide(ctx, asked, token, verdict, reason)
+	return once(b.house.Decide(ctx, asked, token, verdict, reason))
+}
+
+// once is err, unless that only says that the same was taken before.
+func once(err error) error {
 	if errors.Is(err, queue.ErrDuplicate) {
 		return nil
 	}

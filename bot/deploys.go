@@ -3,7 +3,6 @@ package bot
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -170,10 +169,7 @@ func (b *Bot) clickedRollback(ctx context.Context, asked ops.Request, value stri
 		return fmt.Errorf("read a button: %w", err)
 	}
 	asked.Title = "/rollback " + d.App
-	if refusal := b.submit(ctx, asked, &ops.Rollback{App: d.App, Of: d.Release}); refusal != "" {
-		return errors.New(refusal)
-	}
-	return nil
+	return once(b.submit(ctx, asked, &ops.Rollback{App: d.App, Of: d.Release}))
 }
 
 // clickedLogs shows the clicker what the app printed.
@@ -190,7 +186,8 @@ func (b *Bot) clickedLogs(asked ops.Request, value string) error {
 		b.sendLong(ctx, asked, &got)
 		shown := answers(got)
 		if err != nil {
-			shown = rendered{text: sentence(err), blocks: []slack.Block{section(sentence(err))}}
+			text := sentence(b.noted(asked, err))
+			shown = rendered{text: text, blocks: []slack.Block{section(text)}}
 		}
 		// Not by the response_url: that could replace the deploy's message.
 		if _, err := b.api.PostEphemeralContext(ctx, asked.Channel, asked.Actor.ID, options(shown)...); err != nil {

@@ -9,6 +9,7 @@ import (
 	"github.com/slack-go/slack"
 
 	"waggle/ops"
+	"waggle/ops/queue"
 )
 
 // Form is a modal that asks for what a command's line does not say.
@@ -157,7 +158,7 @@ func (b *Bot) filledForm(ctx context.Context, in slack.InteractionCallback, aske
 	}
 	op, faults, err := row.Form.Read(ctx, b, f.Args, filled)
 	if err != nil {
-		b.tell(asked, sentence(err))
+		b.tell(asked, sentence(b.noted(asked, err)))
 		return nil, nil
 	}
 	if len(faults) > 0 {
@@ -166,8 +167,10 @@ func (b *Bot) filledForm(ctx context.Context, in slack.InteractionCallback, aske
 		}
 		return slack.NewErrorsViewSubmissionResponse(faults), nil
 	}
-	if refusal := b.submit(ctx, asked, op); refusal != "" {
-		b.tell(asked, refusal)
+	if err := b.submit(ctx, asked, op); errors.Is(err, queue.ErrDuplicate) {
+		b.tell(asked, takenBefore)
+	} else if err != nil {
+		b.tell(asked, sentence(err))
 	}
 	return nil, nil
 }

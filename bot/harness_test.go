@@ -135,6 +135,7 @@ type submitter struct {
 	do   func(ctx context.Context) error
 
 	decided []decided
+	refuse  error // of every decision
 	pending []ops.Waits
 	audit   []ops.Entry
 	ask     func(context.Context, ops.Question) (ops.Answer, error)
@@ -163,6 +164,9 @@ func (s *submitter) Submit(ctx context.Context, req ops.Request, op ops.Operatio
 func (s *submitter) Decide(ctx context.Context, req ops.Request, token string, verdict ops.Verdict, reason string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.refuse != nil {
+		return s.refuse
+	}
 	s.decided = append(s.decided, decided{req, token, verdict, reason})
 	return nil
 }

@@ -18,6 +18,7 @@ import (
 
 	"waggle/ops"
 	"waggle/ops/queue"
+	"waggle/ops/store"
 )
 
 const (
@@ -155,7 +156,7 @@ func (b *Bot) command(ctx context.Context, cmd slack.SlashCommand) rendered {
 		defer cancel()
 		text, err := row.Answer(ctx, b, asked, args)
 		if err != nil {
-			return rendered{text: usage(err, row)}
+			return rendered{text: usage(b.noted(asked, err), row)}
 		}
 		return rendered{text: text}
 	}
@@ -170,7 +171,7 @@ func (b *Bot) command(ctx context.Context, cmd slack.SlashCommand) rendered {
 			return b.question(row, asked, args)
 		case errors.Is(err, errForm):
 			if err := b.openForm(ctx, cmd, row, asked, args); err != nil {
-				return rendered{text: usage(err, row)}
+				return rendered{text: usage(b.noted(asked, err), row)}
 			}
 			return rendered{}
 		case err != nil:
@@ -180,14 +181,23 @@ func (b *Bot) command(ctx context.Context, cmd slack.SlashCommand) rendered {
 		}
 		all = append(all, op)
 	}
+	var taken []string
+	again := 0
 	for i, op := range all {
 		one := asked
 		if i > 0 {
 			one.ID = fmt.Sprintf("%s-%d", asked.ID, i)
 		}
-		if refusal := b.submit(ctx, one, op); refusal != "" {
-			return rendered{text: refusal}
+		err := b.submit(ctx, one, op)
+		if errors.Is(err, queue.ErrDuplicate) {
+			again++
+		} else if err != nil {
+			return rendered{text: sentence(untaken(err, taken, all[i:]))}
 		}
+		taken = append(taken, op.Target())
+	}
+	if again == len(all) {
+		return rendered{text: takenBefore}
 	}
 	return rendered{}
 }
@@ -200,7 +210,7 @@ func (b *Bot) question(row Command, asked ops.Request, args Args) rendered {
 	return b.reading(asked, func(ctx context.Context) rendered {
 		got, err := b.house.Ask(ctx, asked.Actor, question)
 		if err != nil {
-			return rendered{text: usage(err, row)}
+			return rendered{text: usage(b.noted(asked, err), row)}
 		}
 		b.sendLong(ctx, asked, &got)
 		shown := answers(got)
@@ -216,22 +226,63 @@ func (b *Bot) question(row Command, asked ops.Request, args Args) rendered {
 	})
 }
 
-// submit makes an operation durable. What it returns is said to the asker, "" when
-// the operation's own message follows.
-func (b *Bot) submit(ctx context.Context, asked ops.Request, op ops.Operation) string {
+const takenBefore = "This very request was taken before."
+
+// submit makes an operation durable; its own message follows. The error is
+// queue.ErrDuplicate, or for the asker to read.
+func (b *Bot) submit(ctx context.Context, asked ops.Request, op ops.Operation) error {
 	ctx, cancel := context.WithTimeout(ctx, ackWithin)
 	defer cancel()
-	err := b.house.Submit(ctx, asked, op)
-	switch {
-	case errors.Is(err, queue.ErrDuplicate):
-		return "This very request was taken before."
-	case errors.As(err, new(*ops.Error)):
-		return sentence(err)
-	case err != nil:
-		b.opts.Log.Error("could not store a request", "title", asked.Title, "user", asked.Actor.ID, "err", err)
-		return "⛔ *Redis does not answer, so nothing was changed.*\nTry again in a minute; Waggle's `/readyz` says when it is back."
+	return b.stored(asked, b.house.Submit(ctx, asked, op))
+}
+
+// stored says to the asker why a request was not made durable. When Redis was asked and
+// did not answer it may have been, all the same.
+func (b *Bot) stored(asked ops.Request, err error) error {
+	if err == nil || errors.Is(err, queue.ErrDuplicate) || errors.As(err, new(*ops.Error)) {
+		return err
 	}
-	return ""
+	b.opts.Log.Error("could not store a request", "title", asked.Title, "user", asked.Actor.ID, "err", err)
+	if store.NotDone(err) {
+		return &ops.Error{Code: ops.Unavailable, Err: err, Sentence: "Redis does not answer, so nothing was changed",
+			Next: "Try again in a minute; Waggle's `/readyz` says when it is back."}
+	}
+	return &ops.Error{Code: ops.Unavailable, Err: err, Sentence: "Redis did not answer in time, so this may have been taken, or not",
+		Next: "`/swarm` shows what was taken: look there before you type it again."}
+}
+
+// untaken is err, with which a line about several apps came to an end, and what became
+// of each of them.
+func untaken(err error, taken []string, left []ops.Operation) error {
+	sure := store.NotDone(err)
+	if ops.CodeOf(err) != ops.Unavailable || len(taken) == 0 && (sure || len(left) == 1) {
+		return err
+	}
+	var parts, not []string
+	add := func(what string, apps ...string) {
+		if len(apps) > 0 {
+			parts = append(parts, what+": "+strings.Join(apps, ", "))
+		}
+	}
+	for _, op := range left {
+		not = append(not, op.Target())
+	}
+	add("taken", taken...)
+	if !sure {
+		add("perhaps taken", not[0])
+		not = not[1:]
+	}
+	add("not taken", not...)
+	return (&ops.Error{Code: ops.Unavailable, Sentence: "Redis does not answer; " + strings.Join(parts, "; "), Err: err}).
+		Then("`/swarm` shows what was taken. Type the others again in a minute.")
+}
+
+// noted puts an error into the log that its reader is told is there.
+func (b *Bot) noted(asked ops.Request, err error) error {
+	if !errors.As(err, new(*ops.Error)) {
+		b.opts.Log.Error("could not do what was asked for", "title", asked.Title, "user", asked.Actor.ID, "err", err)
+	}
+	return err
 }
 
 // usage is the answer to a line that could not be read, or not be answered.

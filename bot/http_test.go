@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -207,24 +209,98 @@ func TestCommandFromSlack(t *testing.T) {
 	}
 }
 
+// away is what a Redis that is not there leads to.
+var away = &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("canary")}
+
 func TestRedisIsAway(t *testing.T) {
 	t.Parallel()
-	o, s := newOffice(t), &submitter{do: func(context.Context) error { return errors.New("dial tcp 10.0.0.1:6379: canary") }}
+	o, s := newOffice(t), &submitter{do: func(context.Context) error { return fmt.Errorf("queue: %w", away) }}
 	o.serveHTTP(s)
-	ack := o.typed(linus, deploys, "/scale pizza 6")
-	if !ack.OK() || !strings.Contains(ack.Body, "nothing was changed") || strings.Contains(ack.Body, "canary") {
-		t.Errorf("answered with %+v", ack)
+	for _, line := range []string{"/scale pizza 6", "/scale pizza=6 pasta=2"} {
+		ack := o.typed(linus, deploys, line)
+		if !ack.OK() || !strings.Contains(ack.Body, "Redis does not answer, so nothing was changed") || strings.Contains(ack.Body, "canary") {
+			t.Errorf("%s is answered with %+v", line, ack)
+		}
 	}
 }
 
-// TestRedisHangs answers in the 3 s that Slack waits.
+// TestRedisHangs answers in the 3 s that Slack waits, and does not say that nothing was
+// changed: Redis may do what it was sent.
 func TestRedisHangs(t *testing.T) {
 	t.Parallel()
 	o, s := newOffice(t), &submitter{do: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }}
 	o.serveHTTP(s)
-	ack := o.typed(linus, deploys, "/scale pizza 6")
-	if !ack.OK() || ack.Took > 2900*time.Millisecond || !strings.Contains(ack.Body, "nothing was changed") {
+	ack := o.typed(linus, deploys, "/scale pizza +2")
+	if !ack.OK() || ack.Took > 2900*time.Millisecond || !strings.Contains(ack.Body, "may have been taken") || !strings.Contains(ack.Body, "`/swarm`") || strings.Contains(ack.Body, "nothing was changed") {
 		t.Errorf("answered with %+v", ack)
+	}
+}
+
+// TestRedisGoes in the middle of a line about several apps.
+func TestRedisGoes(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		err  error
+		says string
+	}{
+		"no connection": {away, "Redis does not answer; taken: pizza; not taken: pasta, salad."},
+		"no answer":     {context.DeadlineExceeded, "Redis does not answer; taken: pizza; perhaps taken: pasta; not taken: salad."},
+		"taken before":  {queue.ErrDuplicate, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			calls := 0
+			o, s := newOffice(t), &submitter{}
+			s.do = func(context.Context) error {
+				if calls++; calls == 2 {
+					return fmt.Errorf("queue: %w", tc.err)
+				}
+				return nil
+			}
+			o.serveHTTP(s)
+			ack := o.typed(linus, deploys, "/scale pizza=6 pasta=2 salad=1")
+			if !ack.OK() || !strings.Contains(ack.Body, tc.says) || strings.Contains(ack.Body, "nothing was changed") || tc.says == "" && ack.Body != "" {
+				t.Errorf("answered with %+v", ack)
+			}
+		})
+	}
+}
+
+// TestCancelIsNotStored: whoever cancels reads why, and a repeated cancel is one.
+func TestCancelIsNotStored(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		err       error
+		says, log string
+	}{
+		"no connection": {away, "Redis does not answer, so nothing was changed", "canary"},
+		"no answer":     {context.DeadlineExceeded, "may have been taken", "deadline"},
+		"taken before":  {queue.ErrDuplicate, "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var log bytes.Buffer
+			o := newOffice(t, func(_ *workspace.Options, b *Options) { b.Log = slog.New(slog.NewTextHandler(&log, nil)) })
+			o.serveHTTP(&submitter{refuse: tc.err})
+			ack := o.typed(linus, deploys, "/swarm cancel cmd-0123456789ab")
+			if !ack.OK() || !strings.Contains(ack.Body, tc.says) || strings.Contains(ack.Body, "in its log") || tc.says == "" && ack.Body != "" {
+				t.Errorf("answered with %+v", ack)
+			}
+			if !strings.Contains(log.String(), tc.log) || tc.log == "" && log.Len() > 0 {
+				t.Errorf("logged: %s", log.String())
+			}
+		})
+	}
+}
+
+// TestInItsLog: an error that only the log tells is there.
+func TestInItsLog(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	o := newOffice(t, func(_ *workspace.Options, b *Options) { b.Log = slog.New(slog.NewTextHandler(&log, nil)) })
+	o.serveHTTP(&submitter{ask: func(context.Context, ops.Question) (ops.Answer, error) { return ops.Answer{}, errors.New("canary") }})
+	if ack := o.typed(linus, deploys, "/node list"); !strings.Contains(ack.Body, "in its log") || strings.Contains(ack.Body, "canary") || !strings.Contains(log.String(), "canary") {
+		t.Errorf("answered with %+v, logged: %s", ack, log.String())
 	}
 }
 

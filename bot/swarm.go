@@ -60,7 +60,7 @@ func answerCancel(ctx context.Context, b *Bot, asked ops.Request, args Args) (st
 		return "", ops.Errorf(ops.Invalid, "/swarm cancel takes the id of what waits or runs, and was given %s", count(args.Words)).
 			Then("`/swarm pending` lists what waits.")
 	}
-	return "", b.house.Decide(ctx, asked, ops.CancelToken(args.Words[0]), ops.Cancel, "")
+	return "", b.stored(asked, b.decide(ctx, asked, ops.CancelToken(args.Words[0]), ops.Cancel, ""))
 }
 
 func answerAudit(ctx context.Context, b *Bot, asked ops.Request, args Args) (string, error) {
