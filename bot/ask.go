@@ -261,6 +261,15 @@ func sections(lines []string) []slack.Block {
 	return out
 }
 
+// mrkdwnLines shows a text of escaped lines, in blocks when it is too long for one.
+func mrkdwnLines(text string) rendered {
+	if size(text) <= maxSection {
+		return rendered{text: text}
+	}
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	return rendered{text: cutEscaped(lines[0], maxSection), blocks: sections(first(lines, maxBlocks/3*maxSection))}
+}
+
 // pack joins lines to texts of at most n characters. A line has fewer.
 func pack(lines []string, n int) []string {
 	var out []string

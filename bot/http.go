@@ -158,7 +158,7 @@ func (b *Bot) command(ctx context.Context, cmd slack.SlashCommand) rendered {
 		if err != nil {
 			return rendered{text: usage(b.noted(asked, err), row)}
 		}
-		return rendered{text: text}
+		return mrkdwnLines(text)
 	}
 	if row.New == nil {
 		return b.question(row, asked, args)

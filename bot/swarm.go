@@ -88,7 +88,7 @@ func (b *Bot) pending(ctx context.Context) (string, error) {
 	var text strings.Builder
 	fmt.Fprintf(&text, "*%d waiting for an approval*\n", len(all))
 	for _, w := range all {
-		fmt.Fprintf(&text, "• *%s: %s*, asked for by %s, until %s · `/swarm cancel %s`", esc(w.Target), esc(diffs(w.Plan)), mention(w.Actor), clock(w.Deadline), esc(w.ID))
+		fmt.Fprintf(&text, "• *%s: %s*, asked for by %s, until %s · `/swarm cancel %s`", line(w.Target), line(firstDiff(w.Plan)), mention(w.Actor), clock(w.Deadline), esc(w.ID))
 		if channel, ts, ok := strings.Cut(w.Message, "/"); ok {
 			if link, err := b.permalink(ctx, channel, ts); err == nil {
 				fmt.Fprintf(&text, " · <%s|message>", link)
@@ -96,7 +96,7 @@ func (b *Bot) pending(ctx context.Context) (string, error) {
 		}
 		text.WriteString("\n")
 	}
-	return cutEscaped(text.String(), maxSection), nil
+	return text.String(), nil
 }
 
 func (b *Bot) audit(ctx context.Context, target string, page int) (string, error) {
@@ -117,11 +117,10 @@ func (b *Bot) audit(ctx context.Context, target string, page int) (string, error
 	for _, e := range entries {
 		text.WriteString(entryLine(e) + "\n")
 	}
-	next := ""
 	if more {
-		next = strings.Join(strings.Fields(fmt.Sprintf("Older: `/swarm audit %s --page %d`", esc(target), page+1)), " ")
+		text.WriteString(strings.Join(strings.Fields(fmt.Sprintf("Older: `/swarm audit %s --page %d`", esc(target), page+1)), " "))
 	}
-	return cutEscaped(text.String(), maxSection-100) + next, nil
+	return text.String(), nil
 }
 
 // entryLine is one entry of the audit.
