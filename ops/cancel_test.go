@@ -2,6 +2,7 @@ package ops_test
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -141,6 +142,54 @@ func TestNoCancelOnceTheUpdateHasBegun(t *testing.T) {
 	swarm.with(func() { swarm.services["pizza"].Update.State = "completed" })
 	if got := h.final(t, id); got.State != ops.Done {
 		t.Errorf("%s %s", got.State, said(got))
+	}
+}
+
+// TestUnderWay lists what runs and what waits, with the ids of what can be called off.
+func TestUnderWay(t *testing.T) {
+	pizza, pasta := linked("pizza", 1), linked("pasta", 1)
+	pasta.Labels[ops.LabelRepo] = "https://git.example/acme/pasta.git"
+	h := startHouse(t, newFakeSwarm(pizza, pasta))
+	if work, err := h.UnderWay(t.Context()); err != nil || len(work) > 0 {
+		t.Errorf("under way in the beginning: %+v, %v", work, err)
+	}
+	h.does(t, "freeze", &ops.Freeze{App: "pasta"})
+	other := pushOf(1)
+	other.Repo, other.RepoURLs, other.Name = "https://git.example/acme/pasta.git", []string{"https://git.example/acme/pasta.git"}, "acme/pasta"
+	frozen := h.push(t, other).Jobs[0].ID
+	h.wait(t, func(s ops.Status) bool { return s.ID == frozen && s.State == ops.Waiting })
+	h.hang()
+	runs := h.push(t, pushOf(1)).Jobs[0].ID
+	h.wait(t, building(runs))
+	second := h.push(t, pushOf(2)).Jobs[0].ID
+	h.wait(t, func(s ops.Status) bool { return s.ID == second && s.State == ops.Waiting })
+	h.submit(t, asked("op1"), &ops.Scale{App: "pasta", Replicas: 0}) // waits for an approval
+	h.wait(t, func(s ops.Status) bool { return s.State == ops.Pending })
+
+	var work []ops.Work
+	waitFor(t, "all of them", func() bool { // that it waits is shown before it is kept
+		var err error
+		if work, err = h.UnderWay(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return len(work) == 3 && work[2].Waits != "has not begun yet"
+	})
+	answer, err := h.Ask(t.Context(), person("ada"), ops.Overview{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := fmt.Sprintf("%+v", answer.Parts)
+	for i, want := range []struct{ id, target, waits string }{{frozen, "pasta", "are frozen by"}, {runs, "pizza", ""}, {second, "pizza", "waits for the deploy of"}} {
+		w := work[i]
+		if w.ID != want.id || w.Target != want.target || !strings.Contains(w.Waits, want.waits) || want.waits == "" && w.Waits != "" || !w.Cancels || w.Kind != "deploy" {
+			t.Errorf("under way: %+v, want %+v", w, want)
+		}
+		if !strings.Contains(shown, w.Waits+" · `/swarm cancel "+w.ID+"`") {
+			t.Errorf("/swarm does not show %+v: %s", w, shown)
+		}
+	}
+	if !strings.Contains(shown, "pasta scale of @ada waits for an approval") {
+		t.Errorf("/swarm shows %s", shown)
 	}
 }
 

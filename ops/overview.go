@@ -2,9 +2,15 @@ package ops
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
+
+	"waggle/ops/queue"
+	"waggle/ops/store"
 )
 
 // Overview asks for the whole swarm on one screen: what is wrong first.
@@ -82,23 +88,85 @@ func (Overview) Ask(ctx context.Context, r *Runner, _ Actor) (Answer, error) {
 	return a, nil
 }
 
-// underWay lists what runs and what waits for an approval.
-func (r *Runner) underWay(ctx context.Context) []string {
-	var out []string
+// Work is an operation that runs or waits for its turn.
+type Work struct {
+	ID      string
+	Kind    string
+	Target  string
+	Title   string
+	Actor   Actor
+	Asked   time.Time
+	Waits   string // why it does not run; "" when it does
+	Cancels bool   // it can be called off
+	Message string // the Reporter's name of its message
+}
+
+// UnderWay lists what runs and what waits for its turn, the oldest first. What waits for
+// an approval is not in it.
+func (r *Runner) UnderWay(ctx context.Context) ([]Work, error) {
 	ids, err := r.Store.Members(ctx, inflight)
 	if err != nil {
-		return []string{"Redis does not answer, so what runs is not known"}
+		return nil, err
 	}
-	for _, id := range ids {
-		var rec record
-		if err := r.Store.Get(ctx, recordKey(id), &rec); err != nil || rec.State.Final() {
+	asked := map[string]Request{} // those that no worker has looked at have no record
+	for _, q := range []*queue.Queue{r.Changes, r.Deploys} {
+		jobs, err := q.Unfinished(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, job := range jobs {
+			var req Request
+			if err := json.Unmarshal(job, &req); err == nil {
+				ids, asked[req.ID] = append(ids, req.ID), req
+			}
+		}
+	}
+	slices.Sort(ids)
+	var out []Work
+	for _, id := range slices.Compact(ids) {
+		rec := record{Request: asked[id]}
+		err := r.Store.Get(ctx, recordKey(id), &rec)
+		known := err == nil
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return nil, err
+		}
+		if rec.State.Final() || rec.State == Pending {
 			continue
 		}
 		op, err := r.decode(rec.Request)
 		if err != nil {
-			continue
+			continue // it is no operation, but a click or the like
 		}
-		out = append(out, fmt.Sprintf("%s %s of %s, asked for %s", op.Target(), rec.Kind, rec.Actor, ago(r.Env.Now(), rec.At)))
+		_, slow := op.(Preparer)
+		w := Work{ID: id, Kind: rec.Kind, Target: op.Target(), Title: rec.Title, Actor: rec.Actor, Asked: rec.At, Message: rec.Message, Cancels: known && slow && !rec.Applying}
+		switch {
+		case !known:
+			w.Waits = "has not begun yet"
+		case rec.State == Waiting:
+			w.Waits = rec.Note
+		}
+		out = append(out, w)
+	}
+	slices.SortStableFunc(out, func(a, b Work) int { return a.Asked.Compare(b.Asked) })
+	return out, nil
+}
+
+// underWay tells what runs and what waits.
+func (r *Runner) underWay(ctx context.Context) []string {
+	work, err := r.UnderWay(ctx)
+	if err != nil {
+		return []string{"Redis does not answer, so what runs is not known"}
+	}
+	var out []string
+	for _, w := range work {
+		text := fmt.Sprintf("%s %s of %s, asked for %s", w.Target, w.Kind, w.Actor, ago(r.Env.Now(), w.Asked))
+		if w.Waits != "" {
+			text += ", " + w.Waits
+		}
+		if w.Cancels {
+			text += fmt.Sprintf(" · `/swarm cancel %s`", w.ID)
+		}
+		out = append(out, text)
 	}
 	pending, err := r.PendingOperations(ctx)
 	if err != nil {

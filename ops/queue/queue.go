@@ -216,6 +216,48 @@ func (q *Queue) TakeUp(ctx context.Context) ([]string, error) {
 	return taken, nil
 }
 
+// listed is how many jobs of each state Unfinished returns.
+const listed = 100
+
+// Unfinished returns the payloads of the jobs that are not done: that run, that wait for
+// a worker, and that were put back. One may be there twice.
+func (q *Queue) Unfinished(ctx context.Context) ([][]byte, error) {
+	type answer struct {
+		jobs [][]byte
+		err  error
+	}
+	answers := make(chan answer, 1)
+	go func() { // asynq takes no context here
+		jobs, err := q.unfinished()
+		answers <- answer{jobs, err}
+	}()
+	select {
+	case a := <-answers:
+		return a.jobs, a.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("queue %s: %w", q.name, ctx.Err())
+	}
+}
+
+func (q *Queue) unfinished() ([][]byte, error) {
+	var jobs [][]byte
+	// One that waits goes round in these, so the first is looked at again.
+	for _, list := range []func(string, ...asynq.ListOption) ([]*asynq.TaskInfo, error){
+		q.looking.ListRetryTasks, q.looking.ListPendingTasks, q.looking.ListActiveTasks, q.looking.ListRetryTasks} {
+		all, err := list(q.name, asynq.PageSize(listed))
+		if errors.Is(err, asynq.ErrQueueNotFound) {
+			return nil, nil // it never had a job
+		}
+		if err != nil {
+			return nil, fmt.Errorf("queue %s: %w", q.name, err)
+		}
+		for _, job := range all {
+			jobs = append(jobs, job.Payload)
+		}
+	}
+	return jobs, nil
+}
+
 // Stop interrupts the running jobs by their contexts, waits up to 8 s for them,
 // and leaves what is not done in the queue.
 func (q *Queue) Stop() {

@@ -450,6 +450,49 @@ func TestNothingToTakeUp(t *testing.T) {
 	})
 }
 
+// TestUnfinished are the jobs that run, that wait and that were put back.
+func TestUnfinished(t *testing.T) {
+	both(t, func(t *testing.T, o *redis.UniversalOptions) {
+		goOn := make(chan struct{})
+		w := start(t, o, func(_ context.Context, _ int, job string) error {
+			switch job {
+			case "runs":
+				<-goOn
+			case "waits":
+				return ErrBusy
+			}
+			return nil
+		})
+		end := sync.OnceFunc(func() { close(goOn) })
+		defer end()
+		if jobs, err := w.Unfinished(t.Context()); err != nil || len(jobs) > 0 {
+			t.Errorf("before any job: %q, %v", jobs, err)
+		}
+		for _, job := range []string{"done", "waits", "runs"} {
+			if err := w.Add(t.Context(), job, []byte(job)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var jobs [][]byte
+		for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+			var err error
+			if jobs, err = w.Unfinished(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if all := string(bytes.Join(jobs, []byte(" "))); strings.Contains(all, "waits") && strings.Contains(all, "runs") && !strings.Contains(all, "done") {
+				break
+			} else if time.Now().After(deadline) {
+				t.Fatalf("unfinished: %s", all)
+			}
+		}
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := w.Unfinished(ended); err == nil {
+			t.Error("it goes on when nobody waits for it")
+		}
+	})
+}
+
 // die kills a process in the middle of the job op1, and has its lease end that long
 // ago. It would in 30 s: a test does not wait for that.
 func die(t *testing.T, o *redis.UniversalOptions, ago time.Duration) {
