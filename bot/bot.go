@@ -25,6 +25,8 @@ type House interface {
 	Submit(ctx context.Context, req ops.Request, op ops.Operation) error
 	// Decide makes a decision about a waiting operation durable.
 	Decide(ctx context.Context, req ops.Request, token string, verdict ops.Verdict, reason string) error
+	// UnderWay lists what runs and what waits for its turn.
+	UnderWay(ctx context.Context) ([]ops.Work, error)
 	// PendingOperations lists what waits for an approval.
 	PendingOperations(ctx context.Context) ([]ops.Waits, error)
 	// Audit returns the newest entries, of one target unless that is "".

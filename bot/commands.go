@@ -80,7 +80,7 @@ func Commands() []Command {
 		},
 		{
 			Name: "/swarm", Verb: "pending",
-			Short:   "What waits for an approval",
+			Short:   "What runs and what waits",
 			Example: []string{"/swarm pending"},
 			Answer:  answerPending,
 		},

@@ -136,6 +136,7 @@ type submitter struct {
 
 	decided []decided
 	refuse  error // of every decision
+	work    []ops.Work
 	pending []ops.Waits
 	audit   []ops.Entry
 	ask     func(context.Context, ops.Question) (ops.Answer, error)
@@ -170,6 +171,8 @@ func (s *submitter) Decide(ctx context.Context, req ops.Request, token string, v
 	s.decided = append(s.decided, decided{req, token, verdict, reason})
 	return nil
 }
+
+func (s *submitter) UnderWay(context.Context) ([]ops.Work, error) { return s.work, nil }
 
 func (s *submitter) PendingOperations(context.Context) ([]ops.Waits, error) { return s.pending, nil }
 

@@ -58,7 +58,7 @@ func answerPending(ctx context.Context, b *Bot, asked ops.Request, args Args) (s
 func answerCancel(ctx context.Context, b *Bot, asked ops.Request, args Args) (string, error) {
 	if len(args.Words) != 1 {
 		return "", ops.Errorf(ops.Invalid, "/swarm cancel takes the id of what waits or runs, and was given %s", count(args.Words)).
-			Then("`/swarm pending` lists what waits.")
+			Then("`/swarm pending` lists what runs and what waits.")
 	}
 	return "", b.stored(asked, b.decide(ctx, asked, ops.CancelToken(args.Words[0]), ops.Cancel, ""))
 }
@@ -77,24 +77,51 @@ func answerAudit(ctx context.Context, b *Bot, asked ops.Request, args Args) (str
 	return b.audit(ctx, strings.Join(args.Words, ""), page)
 }
 
+// pending lists what runs and what waits, with the ids of what can be cancelled.
 func (b *Bot) pending(ctx context.Context) (string, error) {
-	all, err := b.house.PendingOperations(ctx)
+	work, err := b.house.UnderWay(ctx)
 	if err != nil {
 		return "", redisAway(err)
 	}
-	if len(all) == 0 {
-		return "Nothing waits for an approval.", nil
+	waits, err := b.house.PendingOperations(ctx)
+	if err != nil {
+		return "", redisAway(err)
+	}
+	if len(work)+len(waits) == 0 {
+		return "Nothing is under way, and nothing waits for an approval.", nil
 	}
 	var text strings.Builder
-	fmt.Fprintf(&text, "*%d waiting for an approval*\n", len(all))
-	for _, w := range all {
-		fmt.Fprintf(&text, "• *%s: %s*, asked for by %s, until %s · `/swarm cancel %s`", line(w.Target), line(firstDiff(w.Plan)), mention(w.Actor), clock(w.Deadline), esc(w.ID))
-		if channel, ts, ok := strings.Cut(w.Message, "/"); ok {
+	end := func(id, message string) {
+		if id != "" {
+			fmt.Fprintf(&text, " · `/swarm cancel %s`", esc(id))
+		}
+		if channel, ts, ok := strings.Cut(message, "/"); ok {
 			if link, err := b.permalink(ctx, channel, ts); err == nil {
 				fmt.Fprintf(&text, " · <%s|message>", link)
 			}
 		}
 		text.WriteString("\n")
+	}
+	if len(work) > 0 {
+		fmt.Fprintf(&text, "*%d under way*\n", len(work))
+	}
+	for _, w := range work {
+		fmt.Fprintf(&text, "• *%s: %s*, asked for by %s, %s", line(w.Target), line(w.Title), mention(w.Actor), clock(w.Asked))
+		if w.Waits != "" {
+			fmt.Fprintf(&text, ", %s", line(w.Waits))
+		}
+		id := ""
+		if w.Cancels {
+			id = w.ID
+		}
+		end(id, w.Message)
+	}
+	if len(waits) > 0 {
+		fmt.Fprintf(&text, "*%d waiting for an approval*\n", len(waits))
+	}
+	for _, w := range waits {
+		fmt.Fprintf(&text, "• *%s: %s*, asked for by %s, until %s", line(w.Target), line(firstDiff(w.Plan)), mention(w.Actor), clock(w.Deadline))
+		end(w.ID, w.Message)
 	}
 	return text.String(), nil
 }

@@ -45,3 +45,40 @@ func TestNothingIsCut(t *testing.T) {
 		}
 	}
 }
+
+// TestPending lists what runs and what waits, with the ids that /swarm cancel takes.
+func TestPending(t *testing.T) {
+	t.Parallel()
+	o, s := newOffice(t), &submitter{}
+	o.serveHTTP(s)
+	if ack := o.typed(linus, deploys, "/swarm pending"); !strings.Contains(ack.Body, "Nothing is under way, and nothing waits for an approval.") {
+		t.Errorf("answered with %+v", ack)
+	}
+	m := o.bot.Open(ops.Request{Channel: deploys}, "", func(ref string) {
+		s.work = []ops.Work{
+			{ID: "deploy-1", Kind: "deploy", Target: "pizza", Title: "deploy of 1a2b3c4 (<!here>)", Actor: byPush, Asked: noon, Cancels: true, Message: ref},
+			{ID: "deploy-2", Kind: "deploy", Target: "pasta", Title: "deploy of 2b3c4d5", Actor: byAda, Asked: noon, Cancels: true, Waits: "deploys of pasta are frozen: `/unfreeze pasta` lets it go on"},
+			{ID: "cmd-3", Kind: "scale", Target: "salad", Title: "/scale salad 3", Actor: byAda, Asked: noon},
+		}
+	})
+	m.Show(done())
+	if err := closed(t, m); err != nil {
+		t.Fatal(err)
+	}
+	s.pending = []ops.Waits{{ID: "cmd-4", Target: "soup", Actor: byAda, Deadline: noon, Plan: scaling}}
+	before := len(o.visible(linus))
+	o.typed(linus, deploys, "/swarm pending")
+	got := o.visible(linus)[before]
+	for _, want := range []string{
+		"3 under way", "pizza: deploy of 1a2b3c4 (<!here>)*, asked for by grace (push), 2026-03-01 12:00 UTC · `/swarm cancel deploy-1` · message (http",
+		"pasta: deploy of 2b3c4d5*, asked for by @ada, 2026-03-01 12:00 UTC, deploys of pasta are frozen: `/unfreeze pasta` lets it go on · `/swarm cancel deploy-2`",
+		"salad: /scale salad 3*, asked for by @ada, 2026-03-01 12:00 UTC\n", "1 waiting for an approval", "soup: replicas 3 → 6*", "`/swarm cancel cmd-4`",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%q is not in %s", want, got)
+		}
+	}
+	if strings.Contains(got, "cancel cmd-3") || len(o.visible(ada)) > 1 {
+		t.Errorf("shown: %s; others see %q", got, o.visible(ada))
+	}
+}
