@@ -3,7 +3,7 @@ package ops_test
 import (
 	"context"
 	"fmt"
-	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,18 +37,25 @@ func TestStoppedWhileItAsks(t *testing.T) {
 	swarm := newFakeSwarm(toApprove("pizza"))
 	first := startOn(t, redis, swarm)
 	asking, goOn := make(chan struct{}), make(chan struct{})
-	hold := sync.OnceFunc(func() { close(asking); <-goOn })
+	var closes atomic.Int32
 	first.recorder.mu.Lock()
-	first.closing = func(string) { hold() }
+	first.closing = func(string) {
+		if closes.Add(1) == 1 {
+			close(asking)
+			<-goOn
+		}
+	}
 	first.recorder.mu.Unlock()
 	id := first.push(t, pushOf(1)).Jobs[0].ID
 	<-asking
-	// As after a kill: the next run finds that nobody is at it.
+	// As after a kill: whoever looks finds that nobody is at it.
 	second := startOn(t, redis, swarm)
 	if err := second.Store.Client().Del(t.Context(), "waggle:lock:run:"+id).Err(); err != nil {
 		t.Fatal(err)
 	}
-	waits := second.wait(t, func(s ops.Status) bool { return s.ID == id && s.State == ops.Pending })
+	asks := func(s ops.Status) bool { return s.ID == id && s.State == ops.Pending }
+	waits := first.wait(t, asks)
+	waitFor(t, "it asks again", func() bool { return closes.Load() > 1 || second.seen(asks) })
 	close(goOn)
 	second.decide(t, "click", "bob", waits.Token, ops.Approve, "")
 	waitFor(t, "it is done", func() bool {
