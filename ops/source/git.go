@@ -111,7 +111,7 @@ func (g *Git) Checkout(ctx context.Context, url, commit, branch string) (_ *Tree
 	}
 	root, lock, err := g.workDir()
 	if err != nil {
-		return nil, &ops.Error{Code: ops.Internal, Sentence: "No directory to fetch into", Err: err}
+		return nil, noDir(err)
 	}
 	t := &Tree{Dir: filepath.Join(root, "tree"), Commit: commit, root: root, lock: lock}
 	defer func() {
@@ -183,7 +183,7 @@ func (g *Git) Resolve(ctx context.Context, url, ref string) (string, error) {
 	}
 	root, lock, err := g.workDir()
 	if err != nil {
-		return "", &ops.Error{Code: ops.Internal, Sentence: "No directory to run git in", Err: err}
+		return "", noDir(err)
 	}
 	defer lock.Close()
 	defer os.RemoveAll(root)
@@ -223,7 +223,14 @@ func (g *Git) workDir() (string, *os.File, error) {
 	if err := os.MkdirAll(g.Dir, 0o700); err != nil {
 		return "", nil, err
 	}
-	root, err := os.MkdirTemp(g.Dir, workPrefix)
+	if err := g.mine(); err != nil {
+		return "", nil, err
+	}
+	dir, err := filepath.EvalSymlinks(g.Dir) // of what leads there
+	if err != nil {
+		return "", nil, err
+	}
+	root, err := os.MkdirTemp(dir, workPrefix)
 	if err != nil {
 		return "", nil, err
 	}
@@ -237,13 +244,36 @@ func (g *Git) workDir() (string, *os.File, error) {
 	return root, lock, nil
 }
 
+func noDir(err error) error {
+	if e := new(ops.Error); errors.As(err, &e) {
+		return e
+	}
+	return &ops.Error{Code: ops.Internal, Sentence: "No directory to fetch into", Err: err}
+}
+
+// mine says why Dir is not to be trusted: in a directory for all, such as /tmp, another
+// user can have made it first, and could then put other files in place of what is built.
+func (g *Git) mine() error {
+	st, err := os.Lstat(g.Dir)
+	if err != nil {
+		return err
+	}
+	if sys, ok := st.Sys().(*syscall.Stat_t); !st.IsDir() || st.Mode().Perm()&0o022 != 0 || !ok || int(sys.Uid) != os.Geteuid() {
+		return ops.Errorf(ops.Failed, "%s, which checkouts go to, is not a directory of Waggle's alone", g.Dir).
+			Then("See whose it is and remove it, or have TMPDIR name another place.")
+	}
+	return nil
+}
+
 // Sweep removes the directories that killed runs left below Dir. Those of a
 // process that lives, this one or another, stay.
 func (g *Git) Sweep() error {
-	entries, err := os.ReadDir(g.Dir)
-	if errors.Is(err, fs.ErrNotExist) {
+	if err := g.mine(); errors.Is(err, fs.ErrNotExist) {
 		return nil
+	} else if err != nil {
+		return err
 	}
+	entries, err := os.ReadDir(g.Dir)
 	if err != nil {
 		return fmt.Errorf("sweeping %s: %w", g.Dir, err)
 	}

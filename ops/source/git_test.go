@@ -437,7 +437,11 @@ func TestCancelKillsTheWholeGroup(t *testing.T) {
 		_, err := g.Checkout(ctx, s.URL+"/pizza.git", commit, "main")
 		done <- err
 	}()
-	<-asked
+	select {
+	case <-asked:
+	case err := <-done:
+		t.Fatalf("it ended without asking: %v", err)
+	}
 	began := time.Now()
 	cancel()
 	select {
@@ -584,5 +588,48 @@ func TestDeployKey(t *testing.T) {
 	e := new(ops.Error)
 	if !errors.As(err, &e) || e.Sentence != "Waggle cannot read its deploy key for git.example.com, /not/there" {
 		t.Errorf("without the file: %v", err)
+	}
+}
+
+// TestWorkDirectory is refused when another user could put other files there.
+func TestWorkDirectory(t *testing.T) {
+	shared := filepath.Join(t.TempDir(), "shared")
+	if err := errors.Join(os.Mkdir(shared, 0o700), os.Chmod(shared, 0o777)); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(t.TempDir(), link); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{shared, link} {
+		g := &Git{Dir: dir}
+		e := new(ops.Error)
+		if _, _, err := g.workDir(); !errors.As(err, &e) || !strings.Contains(e.Sentence, "not a directory of Waggle's alone") {
+			t.Errorf("%s: %v", dir, err)
+		}
+		if err := g.Sweep(); !errors.As(err, &e) {
+			t.Errorf("sweeping %s: %v", dir, err)
+		}
+	}
+	if err := (&Git{Dir: file}).Sweep(); err == nil {
+		t.Error("a file is swept")
+	}
+	// What leads there may be a link: submodules have to be found below it.
+	real := t.TempDir()
+	link = filepath.Join(t.TempDir(), "tmp")
+	if err := os.Symlink(real, link); err != nil {
+		t.Fatal(err)
+	}
+	root, lock, err := (&Git{Dir: filepath.Join(link, "waggle")}).workDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if want, _ := filepath.EvalSymlinks(root); root != want {
+		t.Errorf("it is at %s, which is %s", root, want)
 	}
 }
