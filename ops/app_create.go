@@ -97,6 +97,9 @@ func (c *AppCreate) Plan(ctx context.Context, run *Run) (Plan, error) {
 		m.Labels[LabelReplicas] = strconv.Itoa(c.Replicas)
 		plan.Diffs[0].To = fmt.Sprintf("deployed by pushes to %s of %s", cmp.Or(c.Branch, "the default branch"), c.Repo)
 		plan.Facts = append(plan.Facts, fmt.Sprintf("the first deploy starts %s", many(c.Replicas, "replica")))
+		if w := inClear(c.Repo); w != "" {
+			plan.Warnings = append(plan.Warnings, w)
+		}
 		if to.Domain == "" && len(w.nodes) > 1 {
 			plan.Warnings = append(plan.Warnings, "there is no default push registry, so a push cannot be deployed yet: `/registry add` or `/registry setup` makes one")
 		}

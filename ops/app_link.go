@@ -95,6 +95,9 @@ func (l *AppLink) Plan(ctx context.Context, run *Run) (Plan, error) {
 	if ids := svc.buildSecretIDs(); len(ids) > 0 {
 		plan.Facts = append(plan.Facts, fmt.Sprintf("its builds are given the %s %s", oneOrMore(len(ids), "secret", "secrets"), strings.Join(ids, ", ")))
 	}
+	if w := inClear(l.Repo); w != "" {
+		plan.Warnings = append(plan.Warnings, w)
+	}
 	plan.Undo = "/app unlink " + l.App
 	return plan, nil
 }

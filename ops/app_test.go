@@ -118,6 +118,15 @@ func TestSet(t *testing.T) {
 	}
 }
 
+// TestLinkInClear warns of an address whose token could be read on the way.
+func TestLinkInClear(t *testing.T) {
+	h := startHouse(t, newFakeSwarm(ops.Service{Name: "pizza", Replicas: 1, Image: "pizza:1"}), withKey(t))
+	says(t, h.plans(t, "http", &ops.AppLink{App: "pizza", Repo: "http://git.example/acme/pizza.git"}), ops.DryRun, "can be read on the way: use https://")
+	if got := h.plans(t, "https", &ops.AppLink{App: "pizza", Repo: "https://git.example/acme/pizza.git"}); len(got.Plan.Warnings) > 0 {
+		t.Errorf("warned: %v", got.Plan.Warnings)
+	}
+}
+
 // TestSetGoesBack: a change with which tasks do not run is taken back.
 func TestSetGoesBack(t *testing.T) {
 	swarm := newFakeSwarm(ops.Service{Name: "pizza", Replicas: 1, Image: "pizza:1", Settings: ops.Settings{Parallelism: 1}})

@@ -32,11 +32,13 @@ type Part struct {
 type Concern struct {
 	What string // one sentence, without a period
 	Then string // what to type or do, may be empty
+	// Fails says that something does not work at all.
+	Fails bool
 }
 
 // Concern adds one to the answer.
 func (a *Answer) Concern(what, then string) {
-	a.Concerns = append(a.Concerns, Concern{what, then})
+	a.Concerns = append(a.Concerns, Concern{What: what, Then: then})
 }
 
 // Ask answers a question of somebody who may ask it.

@@ -68,7 +68,7 @@ func (RegistryCheck) Ask(ctx context.Context, r *Runner, _ Actor) (Answer, error
 			if e, ok := t.Err.(*Error); ok {
 				then = e.Next
 			}
-			a.Concern(reg.Name+": "+sentenceOf(t.Err), then)
+			a.Concerns = append(a.Concerns, Concern{What: reg.Name + ": " + sentenceOf(t.Err), Then: then, Fails: true})
 		}
 		for _, w := range t.Warnings {
 			a.Concern(reg.Name+": "+w, "")

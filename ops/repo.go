@@ -51,6 +51,14 @@ func CheckBranch(name string) error {
 	return nil
 }
 
+// inClear warns of an address that is fetched from without TLS, "" for all others.
+func inClear(address string) string {
+	if !strings.HasPrefix(address, "http://") {
+		return ""
+	}
+	return "what is fetched from http://, and the token for it if there is one, can be read on the way: use https:// where the server has it"
+}
+
 // CheckRepo says why an address is none that an app can be deployed from.
 func CheckRepo(address string) error {
 	next := "Give its clone URL: https://host/owner/name.git or git@host:owner/name.git."

@@ -65,7 +65,7 @@ type checkup struct {
 
 // finding is what a check came to.
 type finding struct {
-	says string
+	says string // "" when nothing but what failed is known
 	warn []ops.Concern
 	fail []error // why Waggle could not work so
 }
@@ -81,7 +81,13 @@ func found(says string, err error) finding {
 // asked is the finding of a question, as one asks it from Slack.
 func asked(a ops.Answer, err error) finding {
 	f := found(a.Head, err)
-	f.warn = a.Concerns
+	for _, c := range a.Concerns {
+		if c.Fails {
+			f.fail = append(f.fail, wrong(c.Then, "%s", c.What))
+		} else {
+			f.warn = append(f.warn, c)
+		}
+	}
 	return f
 }
 
@@ -174,7 +180,10 @@ func (f finding) print(w io.Writer, part string) error {
 			}
 			below = append(below, c)
 		}
-		says, below[0].What = below[0].What, ""
+		below = append(below, f.warn...)
+		if says == "" {
+			says, below[0].What = below[0].What, ""
+		}
 	case len(f.warn) > 0:
 		verdict = "warn"
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"flag"
+	"fmt"
 	"io"
 
 	"waggle/bot"
@@ -16,7 +17,8 @@ func manifest(_ context.Context, args []string, stdout, stderr io.Writer) error 
 	}
 	text, err := bot.Manifest(*url)
 	if err != nil {
-		return err
+		fmt.Fprintln(stderr, "waggle manifest:", err)
+		return errUsage
 	}
 	_, err = stdout.Write(text)
 	return err

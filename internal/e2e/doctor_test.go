@@ -26,7 +26,7 @@ func TestDoctor(t *testing.T) {
 		{"all is well", nil, 0, []string{"ok    docker      engine ", "ok    swarm       3 of 3 nodes ready", "ok    redis", "ok    slack       waggle in ",
 			"ok    secret key  set", "registries  2 of 2 registries work; 1 of 1 image found", "ok    ssh key     ssh-", "ok    git         git version"}},
 		{"a wrong token", map[string]string{"WAGGLE_SLACK_BOT_TOKEN": "xoxb-1-2-wrong"}, 1, []string{"FAIL  slack       Slack refuses slack.bot_token: invalid_auth", "→ Take the bot token", "1 of 8 checks failed"}},
-		{"another secret key", map[string]string{"WAGGLE_SECRET_KEY": rig.SecretKey()}, 0, []string{"warn  registries  0 of 2 registries work", "another secret_key"}},
+		{"another secret key", map[string]string{"WAGGLE_SECRET_KEY": rig.SecretKey()}, 1, []string{"FAIL  registries  0 of 2 registries work", "another secret_key", "1 of 8 checks failed"}},
 		{"Redis away, an engine that is no manager, a key that is not there", map[string]string{"WAGGLE_REDIS_URL": "redis://127.0.0.1:1/0", "WAGGLE_DOCKER_HOST": b.lab.Nodes[1].Host(), "WAGGLE_SSH_KEY_FILE": "/nowhere/key"}, 1,
 			[]string{"FAIL  redis       Redis does not take a write", "FAIL  swarm       this engine is a worker, not a manager", "→ `docker swarm init`", "FAIL  ssh key", "/nowhere/key"}},
 	} {
