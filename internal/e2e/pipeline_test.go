@@ -100,6 +100,8 @@ func TestFreezeAndApproval(t *testing.T) {
 	contains(t, "the message", waits.Plain(), "Black Friday", "@ada", "/unfreeze all")
 	b.say(ada, "/deploy pizza")
 	b.sees(ada, "Deploys of all apps are frozen by @ada")
+	b.say(linus, "/swarm pending") // what was refused is in nobody's way
+	contains(t, "what waits", b.sees(linus, "1 under way").Plain(), first[:7], "are frozen by @ada", "`/swarm cancel deploy-pizza-"+first[:7])
 	second := b.push(repo, b.dockerfile("2"), "Add olives")
 	b.sees(ada, "A newer push took its place before it began")
 	b.sees(ada, "pizza "+second[:7])
