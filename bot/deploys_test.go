@@ -87,11 +87,15 @@ func TestDeployButtons(t *testing.T) {
 	if d := s.decided; len(d) != 1 || d[0].token != ops.CancelToken("op2") || d[0].verdict != ops.Cancel || d[0].req.Actor.ID != linus {
 		t.Errorf("decided: %+v", d)
 	}
-	go func() { _ = m.Close(context.Background()) }()
-	done := shown("[Rollback] [Logs]", push(ops.Done, func(s *ops.Status) {
+	end := push(ops.Done, func(s *ops.Status) {
 		s.Result = "pizza runs release 3"
 		s.Plan.Diffs = append(s.Plan.Diffs, ops.Diff{What: "release", From: "2", To: "3"})
-	}))
+	})
+	m.Show(end)
+	if err := closed(t, m); err != nil {
+		t.Fatal(err)
+	}
+	done := shown("[Rollback] [Logs]", end)
 	click(linus, done, actionRollback)
 	reqs := s.taken()
 	if len(reqs) != 1 || reqs[0].Actor.ID != linus || reqs[0].Channel != deploys || s.ops[0].(*ops.Rollback).App != "pizza" || s.ops[0].(*ops.Rollback).Of != 3 {
