@@ -323,6 +323,10 @@ func (d *Decision) against(ttl time.Duration) *Error {
 	return nil
 }
 
+func (r *Runner) byTheClock() *Decision {
+	return &Decision{Verdict: Expire, By: Actor{Name: "the clock", Via: "waggle"}, At: r.Env.Now()}
+}
+
 // expire decides about what has waited too long.
 func (r *Runner) expire(ctx context.Context) error {
 	tokens, err := r.Store.Scheduled(ctx, pending, r.Env.Now())
@@ -330,7 +334,7 @@ func (r *Runner) expire(ctx context.Context) error {
 		return err
 	}
 	for _, t := range tokens {
-		_, err := r.settle(ctx, decisionOp{t, Decision{Verdict: Expire, By: Actor{Name: "the clock", Via: "waggle"}, At: r.Env.Now()}})
+		_, err := r.settle(ctx, decisionOp{t, *r.byTheClock()})
 		if e := new(Error); errors.As(err, &e) {
 			// Somebody was faster; or its record is lost, or asks for another approval.
 			err = r.Store.Unschedule(ctx, pending, t)

@@ -40,7 +40,7 @@ func (r *Runner) interrupt(ctx context.Context, rec record, d Decision) error {
 		return err
 	}
 	if err := r.Store.Get(ctx, recordKey(rec.ID), &rec); err == nil && rec.Applying {
-		return begun // meanwhile
+		return errors.Join(begun, r.Store.Delete(ctx, cancelKey(rec.ID))) // meanwhile
 	}
 	return nil
 }

@@ -127,10 +127,15 @@ func TestAllocationsOfAPush(t *testing.T) {
 	}
 }
 
-// TestNumbers: pushes are numbered when they come, what is asked for by hand only once it
-// is known that it is to be done.
-func TestNumbers(t *testing.T) {
+// TestByHandAndPushes: both are numbered in one order, whoever comes first.
+func TestByHandAndPushes(t *testing.T) {
 	r, _ := taking(t, app(), "")
+	hand := func(id string) {
+		t.Helper()
+		if err := r.Submit(t.Context(), Request{ID: id}, &Deploy{App: "pizza", Hand: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	newest := func() (n int64) {
 		t.Helper()
 		if err := r.Store.Get(t.Context(), newestKey("pizza"), &n); err != nil {
@@ -138,19 +143,19 @@ func TestNumbers(t *testing.T) {
 		}
 		return n
 	}
+	hand("by hand 1")
 	take(t, r, nth(1))
-	if err := r.Submit(t.Context(), Request{ID: "by hand"}, &Deploy{App: "pizza", Hand: true}); err != nil || newest() != 1 {
-		t.Errorf("asked for: %v, and %d the newest", err, newest())
-	}
-	if err := r.Submit(t.Context(), Request{ID: "by hand"}, &Deploy{App: "pizza", Hand: true}); err != queue.ErrDuplicate {
-		t.Errorf("asked twice: %v", err)
-	}
+	hand("by hand 2")
+	hand("by hand 3")
 	got := take(t, r, nth(2))
-	if want := "deploy-pizza-0000000-2"; got.Jobs[0].ID != want || newest() != 2 {
-		t.Errorf("the second is %s, and %d the newest", got.Jobs[0].ID, newest())
+	if want := "deploy-pizza-0000000-5"; got.Jobs[0].ID != want || newest() != 5 {
+		t.Errorf("the fifth is %s, and %d the newest", got.Jobs[0].ID, newest())
+	}
+	if err := r.Submit(t.Context(), Request{ID: "by hand 3"}, &Deploy{App: "pizza", Hand: true}); err != queue.ErrDuplicate || newest() != 5 {
+		t.Errorf("asked twice: %v, and %d the newest", err, newest())
 	}
 	// What is older by its number than one that exists would give way to it.
-	if err := r.submit(t.Context(), Request{ID: "late", Seq: 2}, &Deploy{App: "pizza"}, nil, false); err != store.ErrChanged {
+	if err := r.submit(t.Context(), Request{ID: "late", Seq: 5}, &Deploy{App: "pizza"}, nil, false); err != store.ErrChanged {
 		t.Errorf("a number that is taken: %v", err)
 	}
 }

@@ -140,7 +140,7 @@ func (d *Deploy) Hold(ctx context.Context, run *Run) (string, error) {
 // checkFrozen refuses a deploy by hand while deploys are frozen. One that was on its way
 // before goes on.
 func (d *Deploy) checkFrozen(ctx context.Context, run *Run) error {
-	if run.Seq != 0 {
+	if run.began {
 		return nil
 	}
 	by, whose, err := run.frozen(ctx, d.svc)

@@ -70,9 +70,11 @@ func TestNobodyGivesWayToWhatIsNotDone(t *testing.T) {
 	goOn := make(chan struct{})
 	swarm.with(func() {
 		swarm.build = func(ctx context.Context, _ ops.BuildRequest) error {
+			var until chan struct{}
+			swarm.with(func() { until = goOn })
 			select {
 			case <-ctx.Done():
-			case <-goOn:
+			case <-until:
 			}
 			return ctx.Err()
 		}
@@ -106,7 +108,12 @@ func TestNobodyGivesWayToWhatIsNotDone(t *testing.T) {
 	if h.seen(func(s ops.Status) bool { return s.ID == second && s.State.Final() }) {
 		t.Fatal("the push that waits gave way")
 	}
+	h.submit(t, asked("typed earlier"), &ops.Deploy{App: "pizza", Hand: true})
+	h.wait(t, func(s ops.Status) bool { return s.ID == "typed earlier" && s.State == ops.Waiting })
 	h.submit(t, asked("hand"), &ops.Deploy{App: "pizza", Hand: true})
+	if got := h.final(t, "typed earlier"); got.State != ops.Superseded {
+		t.Errorf("the earlier one by hand: %s", got.State)
+	}
 	if got := h.final(t, second); got.State != ops.Superseded {
 		t.Errorf("the push: %s %s", got.State, said(got))
 	}
@@ -117,6 +124,18 @@ func TestNobodyGivesWayToWhatIsNotDone(t *testing.T) {
 	close(goOn)
 	if got := h.final(t, "hand"); got.State != ops.Done {
 		t.Errorf("frozen while it was built: %s %s", got.State, said(got))
+	}
+
+	freeze("")
+	swarm.with(func() { goOn = make(chan struct{}) })
+	third := h.push(t, pushOf(3)).Jobs[0].ID
+	h.wait(t, building(third))
+	h.submit(t, asked("waits"), &ops.Deploy{App: "pizza", Hand: true})
+	h.wait(t, func(s ops.Status) bool { return s.ID == "waits" && s.State == ops.Waiting })
+	freeze("@ada, just now")
+	close(goOn)
+	if got := h.final(t, "waits"); got.State != ops.Refused || !strings.Contains(said(got), "are frozen by @ada, just now") {
+		t.Errorf("frozen before its turn: %s %s", got.State, said(got))
 	}
 }
 

@@ -107,6 +107,8 @@ func (j *NodeJoin) Plan(ctx context.Context, run *Run) (Plan, error) {
 		look.Go(func() error { closed = j.reach(ctx, run, managersAt(run, j.nodes, j.cluster), &ways); return nil })
 	}
 	if err := look.Wait(); err != nil {
+		_ = j.server.Close() // whoever looks again connects anew
+		j.server = nil
 		return Plan{}, err
 	}
 	if j.HostKey == (HostKey{}) {

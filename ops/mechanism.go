@@ -59,12 +59,13 @@ func (r *Runner) authoriseToApproval(ctx context.Context, run *Run) error {
 func (r *Runner) prepareToConverge(ctx context.Context, run *Run) error {
 	prep, slow := run.op.(Preparer)
 	if slow {
+		run.began = true
 		defer r.tellBegin(ctx, run)()
 		if err := r.prepare(ctx, run, prep); err != nil {
 			return err
 		}
 	}
-	lock, err := r.lock(ctx, run, slow)
+	lock, err := r.lock(ctx, run, slow || run.resumed)
 	if err != nil {
 		return err
 	}
@@ -166,8 +167,8 @@ func (r *Run) apply(ctx context.Context) error {
 
 func targetKey(target string) string { return "target:" + target }
 
-// lock takes the target's lock. Who has no slow work behind it is refused when
-// it is held; else it is waited for.
+// lock takes the target's lock. Who has no slow work behind it, and has changed nothing
+// before, is refused when it is held; else it is waited for.
 func (r *Runner) lock(ctx context.Context, run *Run, wait bool) (*store.Lease, error) {
 	deadline := time.NewTimer(r.Env.DeployTimeout)
 	defer deadline.Stop()

@@ -112,7 +112,8 @@ type Run struct {
 
 	op       Operation
 	target   Service // that the plan changes; the zero one when it is no app
-	resumed  bool    // it has begun before
+	resumed  bool    // it may have changed something before
+	began    bool    // its slow work has begun, now or before
 	approved *Plan   // the plan that somebody approved
 	persist  func(ctx context.Context, op json.RawMessage) error
 	applying func(ctx context.Context) error // makes it durable that slow work is over

@@ -3,6 +3,7 @@ package ops_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -137,6 +138,49 @@ func TestResumedWhileDockerIsAway(t *testing.T) {
 	})
 	swarm.with(func() { swarm.down, swarm.tasks = nil, nil })
 	says(t, second.final(t, "op1"), ops.Done, "pizza runs 5 of 5")
+}
+
+// TestResumedWhileAnotherChangesTheApp: it waits for that, for it cannot be refused any more.
+func TestResumedWhileAnotherChangesTheApp(t *testing.T) {
+	redis := kept(t)
+	swarm := newFakeSwarm(ops.Service{Name: "pizza", Replicas: 3})
+	swarm.tasks = func(s ops.Service) []ops.Task { return swarm.spread(s)[:3] }
+	first := startOn(t, redis, swarm)
+	first.submit(t, asked("op1"), &ops.Scale{App: "pizza", Replicas: 5})
+	first.wait(t, func(s ops.Status) bool { return s.Replicas != nil })
+	first.Stop()
+
+	other := store.Open(redis.Options())
+	defer other.Close()
+	lease, err := other.Lock(t.Context(), "target:pizza", store.Claim{Owner: "@bob", Reason: "deploy"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := startOn(t, redis, swarm)
+	second.wait(t, func(s ops.Status) bool {
+		return s.State.Final() || s.State == ops.Waiting && strings.HasPrefix(s.Note, "@bob has been changing pizza (deploy)")
+	})
+	swarm.with(func() { swarm.tasks = nil })
+	lease.Release()
+	says(t, second.final(t, "op1"), ops.Done, "pizza runs 5 of 5")
+}
+
+// TestTypedBeforeAPush: what was asked for first does not take the place of what came
+// after it, however long it takes to find out whether it may be done.
+func TestTypedBeforeAPush(t *testing.T) {
+	asks := slow{"carl", make(chan struct{}), make(chan struct{})}
+	h := startHouse(t, newFakeSwarm(linked("pizza", 1)), func(r *ops.Runner) { r.Authoriser = asks })
+	h.source.heads = map[string]string{"": pushOf(7).After}
+	req := asked("hand")
+	req.Actor = person("carl")
+	h.submit(t, req, &ops.Deploy{App: "pizza", Hand: true})
+	<-asks.began
+	says(t, h.final(t, h.push(t, pushOf(1)).Jobs[0].ID), ops.Done)
+	close(asks.goOn)
+	says(t, h.final(t, "hand"), ops.Superseded)
+	if n := len(h.swarm.changes()); n != 1 {
+		t.Errorf("%d updates", n)
+	}
 }
 
 // TestSetGoesOn: of a change that was written nothing tells that it restarts tasks.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -33,7 +34,10 @@ type Request struct {
 	Reply   string    `json:"reply,omitempty"`
 	DryRun  bool      `json:"dry_run,omitempty"`
 	At      time.Time `json:"at"`
-	Seq     int64     `json:"seq,omitempty"` // order of the Preparers of one target; 0 until it is known that it is to be done
+	Seq     int64     `json:"seq,omitempty"` // order of the Preparers of one target
+	// Asked is set for a Preparer that somebody asked for until it is known that it is to
+	// be done: older ones do not give way to it before.
+	Asked bool `json:"asked,omitempty"`
 }
 
 // record is what is known of a request that has begun.
@@ -61,6 +65,7 @@ func recordKey(id string) string { return "op:" + id }
 // What is changed in one step with the queue of deploys: the braces, which are in
 // the names of its keys too, have a Redis cluster keep all of it in one place.
 func newestKey(target string) string { return "newest:{deploys}:" + target } // the highest Seq of a target
+func countsKey(target string) string { return "counts:{deploys}:" + target } // the highest of what is to be done
 func pushesKey(app string) string    { return "pushes:{deploys}:" + app }
 
 // Runner takes operations from where they were asked for to where they are
@@ -126,16 +131,33 @@ func (r *Runner) Submit(ctx context.Context, req Request, op Operation) error {
 			return err
 		}
 	}
-	payload, err := r.encode(&req, op)
-	if err != nil {
-		return err
+	if _, ordered := op.(Preparer); !ordered {
+		payload, err := r.encode(&req, op)
+		if err != nil {
+			return err
+		}
+		return r.Changes.Add(ctx, req.ID, payload)
 	}
-	return r.queueOf(op).Add(ctx, req.ID, payload)
+	req.Asked = true
+	for {
+		var newest int64
+		if err := r.Store.Get(ctx, newestKey(op.Target()), &newest); err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		req.Seq = newest + 1
+		err := r.submit(ctx, req, op, nil, false)
+		if !errors.Is(err, store.ErrChanged) {
+			return err
+		}
+		if err := pause(ctx, rand.N(retryWait)); err != nil {
+			return err
+		}
+	}
 }
 
-// submit makes the request of a push durable, which has its Seq, in one step with the
-// extension, if there is one. It returns store.ErrChanged when the Seq is not the
-// highest, unless the request was made before, again.
+// submit makes the request of a Preparer durable, which has its Seq, in one step
+// with the extension, if there is one. It returns store.ErrChanged when the Seq is not
+// the highest, unless the request was made before, again.
 func (r *Runner) submit(ctx context.Context, req Request, op Operation, extend *store.Extend, again bool) error {
 	payload, err := r.encode(&req, op)
 	if err != nil {
@@ -205,6 +227,9 @@ func (r *Runner) handle(ctx context.Context, payload []byte) error {
 	if rec.State == Pending {
 		if decision, err = r.decided(ctx, &rec); err != nil {
 			return err
+		}
+		if decision == nil && r.Env.Now().After(rec.Deadline) {
+			decision = r.byTheClock()
 		}
 	}
 
@@ -310,7 +335,7 @@ func (r *Runner) handle(ctx context.Context, payload []byte) error {
 
 // begin makes it durable that the operation has begun.
 func (r *Runner) begin(ctx context.Context, run *Run, rec *record, save saver) error {
-	run.resumed = rec.Applying
+	run.resumed, run.began = rec.Applying, rec.Begun > 0
 	if rec.State == Working {
 		run.Note("Waggle stopped in the middle of this; taken up again.")
 	}
@@ -377,13 +402,13 @@ func (r *Runner) takeTurn(ctx context.Context, run *Run, rec *record, save saver
 	if _, ordered := run.op.(Preparer); !ordered {
 		return ctx, func() {}, nil
 	}
-	if run.Seq == 0 {
+	if run.Asked {
 		if err := r.admit(ctx, run, save); err != nil || run.DryRun {
 			return ctx, func() {}, err
 		}
 	}
 	target := run.op.Target()
-	newest, err := r.Store.Raise(ctx, newestKey(target), run.Seq, queue.Retention)
+	newest, err := r.Store.Raise(ctx, countsKey(target), run.Seq, queue.Retention)
 	if err != nil {
 		return ctx, nil, &notYet{}
 	}
@@ -408,9 +433,8 @@ func (r *Runner) takeTurn(ctx context.Context, run *Run, rec *record, save saver
 	return turn.Context(), turn.Release, nil
 }
 
-// admit gives a Preparer that somebody asked for its number, by which older ones give way
-// to it, once it is known that it may be done and can be: what is refused, or only
-// planned, is in nobody's way.
+// admit has a Preparer that somebody asked for count, once it is known that it may be done
+// and can be: to what is refused, or only planned, nothing older gives way.
 func (r *Runner) admit(ctx context.Context, run *Run, save saver) error {
 	if err := r.authoriseToApproval(ctx, run); err != nil && !errors.Is(err, errPark) {
 		if ctx.Err() != nil {
@@ -425,25 +449,11 @@ func (r *Runner) admit(ctx context.Context, run *Run, save saver) error {
 	if err != nil {
 		return err
 	}
-	for {
-		var newest int64
-		if err := r.Store.Get(ctx, newestKey(run.op.Target()), &newest); err != nil && !errors.Is(err, store.ErrNotFound) {
-			return &notYet{}
-		}
-		number := store.Raise{Name: newestKey(run.op.Target()), N: newest + 1, TTL: queue.Retention, Above: true}
-		_, err := r.Store.Do(ctx, store.Step{Raise: &number})
-		if errors.Is(err, store.ErrChanged) {
-			continue
-		}
-		if err != nil {
-			return &notYet{}
-		}
-		run.Seq = number.N
-		if err := save(ctx, func(rec *record) { rec.Op, rec.Seq = op, run.Seq }); err != nil {
-			return &notYet{}
-		}
-		return nil
+	if err := save(ctx, func(rec *record) { rec.Op, rec.Asked = op, false }); err != nil {
+		return &notYet{}
 	}
+	run.Asked = false
+	return nil
 }
 
 func (r *Runner) claim(run *Run) store.Claim {

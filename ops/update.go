@@ -37,7 +37,7 @@ func (r *Run) followUpdate(ctx context.Context, name, image, again string) (Repl
 		case forward && u.reason != "":
 			deadline = r.Now().Add(r.DeployTimeout) // for the way back
 		case late && !forward:
-			return got, u.failure(got)
+			return got, u.failure(u.seen)
 		case late:
 			if err := u.revert(ctx, svc, fmt.Sprintf("it was not running everywhere after %s", r.DeployTimeout)); err != nil {
 				return got, err
@@ -62,6 +62,7 @@ type update struct {
 	reason string          // why the way back was taken; "" while going forward
 	asked  bool            // the way back was asked for, not the swarm's own
 	back   bool            // the service has the version before
+	seen   Replicas        // when it was looked at last
 	best   int
 	better time.Time // when more of the new version ran than before
 	held   time.Time // since when it is converged without the swarm saying so
@@ -78,6 +79,7 @@ func (u *update) step(ctx context.Context, svc Service) (got Replicas, done bool
 		}
 		return got, true, err
 	}
+	u.seen = got
 	for _, t := range current {
 		u.mine[t.ID] = u.mine[t.ID] || !u.back
 	}

@@ -165,6 +165,11 @@ func (s *Store) RemoveListed(ctx context.Context, list, member, set, id string) 
 	return removeListed.Run(ctx, s.rdb, []string{prefix + list, prefix + set}, member, id).Err()
 }
 
+// Delete removes what is stored under name.
+func (s *Store) Delete(ctx context.Context, name string) error {
+	return s.rdb.Del(ctx, prefix+name).Err()
+}
+
 // Entries returns the newest entries of a stream as JSON, newest first: those
 // before the given id ("" for the end), at most n. ids name them for the next call.
 func (s *Store) Entries(ctx context.Context, stream, before string, n int64) (entries []json.RawMessage, ids []string, err error) {
