@@ -87,7 +87,7 @@ func (k Key) Open(sealed, place string) (Text, error) {
 		return "", &OtherKeyError{Sealed: parts[1], Have: k.id}
 	}
 	box, err := base64.RawURLEncoding.Strict().DecodeString(parts[2])
-	if err != nil || len(box) < k.aead.NonceSize() {
+	if err != nil || len(box) < k.aead.NonceSize() || strings.ContainsAny(parts[2], "\r\n") { // which are skipped
 		return "", ErrDamaged
 	}
 	text, err := k.aead.Open(nil, box[:k.aead.NonceSize()], box[k.aead.NonceSize():], k.bound(place))

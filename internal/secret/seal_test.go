@@ -100,6 +100,8 @@ func FuzzOpen(f *testing.F) {
 	k := key(f, 1)
 	f.Add(kept, "here")
 	f.Add("v1."+k.ID()+".AAAA", "")
+	f.Add(kept[:40]+"\r"+kept[40:], "here")
+	f.Add(kept+"\n", "here")
 	f.Fuzz(func(t *testing.T, s, place string) {
 		if got, err := k.Open(s, place); err == nil && (s != kept || place != "here" || got != "canary") {
 			t.Errorf("%q opens for %q", s, place)
