@@ -40,6 +40,7 @@ type fakeSwarm struct {
 	log          string // of every task
 	beforeNode   func(*fakeSwarm)
 	nodeChanges  []ops.NodeChange
+	nodeErrs     []error           // of the next changes of a node
 	cluster      uint64            // its version
 	labels       map[string]string // of the swarm
 	rotated      []string
@@ -173,6 +174,11 @@ func (f *fakeSwarm) NodeTasks(ctx context.Context, nodeID string) ([]ops.Task, e
 func (f *fakeSwarm) UpdateNode(_ context.Context, n ops.Node, c ops.NodeChange) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if len(f.nodeErrs) > 0 {
+		err := f.nodeErrs[0]
+		f.nodeErrs = f.nodeErrs[1:]
+		return err
+	}
 	if hand := f.beforeNode; hand != nil {
 		f.beforeNode = nil
 		hand(f)

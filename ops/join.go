@@ -476,12 +476,25 @@ func (j *NodeJoin) Converge(ctx context.Context, run *Run) (string, error) {
 		}
 		return "", err
 	}
-	err = run.changeNode(ctx, node.ID, NodeChange{Labels: map[string]string{
-		LabelSSH: j.addr.String(), LabelHostKey: j.HostKey.Algorithm + " " + j.HostKey.Fingerprint}})
-	if err != nil {
-		run.Log.Warn("the node does not have its labels", "node", node.Hostname, "err", err)
+	joined := fmt.Sprintf("%s joined as a %s: %s is ready", j.Server.Host, j.role(), node.Hostname)
+	// A write is also what shows that the managers agree: one that has just joined may
+	// count among them before it takes part, and then all changes wait for it.
+	labels := map[string]string{LabelSSH: j.addr.String(), LabelHostKey: j.HostKey.Algorithm + " " + j.HostKey.Fingerprint}
+	err = run.until(ctx, run.JoinTimeout, func(ctx context.Context) (bool, error) {
+		err := run.changeNode(ctx, node.ID, NodeChange{Labels: labels})
+		return err == nil, err
+	})
+	switch {
+	case err == nil:
+		return joined, nil
+	case ctx.Err() != nil:
+		return "", ctx.Err()
 	}
-	return fmt.Sprintf("%s joined as a %s: %s is ready", j.Server.Host, j.role(), node.Hostname), nil
+	run.Log.Warn("the node does not have its labels", "node", node.Hostname, "err", err)
+	if err == errDeadline {
+		return joined + fmt.Sprintf(", but the managers have taken no change for %s: see `/node list`", run.JoinTimeout), nil
+	}
+	return joined, nil
 }
 
 // undo takes a half join back: the engine leaves, and the node is off the list. It

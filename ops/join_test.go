@@ -104,6 +104,22 @@ func TestJoin(t *testing.T) {
 	says(t, h.final(t, "op3"), ops.Refused, "in this swarm already, as a worker called n4. `/node promote n4` makes it a manager")
 }
 
+// TestJoinBeforeTheManagersAgree: until they do, no change goes through.
+func TestJoinBeforeTheManagersAgree(t *testing.T) {
+	swarm := newFakeSwarm()
+	h := startHouse(t, swarm)
+	away := ops.Errorf(ops.Unavailable, "The swarm does not have a leader")
+	swarm.with(func() { swarm.nodeErrs = []error{away, away} })
+	got := h.approved(t, "op1", joining(func(j *ops.NodeJoin) { j.Manager = true }))
+	says(t, got, ops.Done, "10.0.0.12 joined as a manager: n4 is ready\n")
+	if n := swarm.nodes[3]; n.Labels[ops.LabelSSH] != "root@10.0.0.12:22" {
+		t.Errorf("labels: %v", n.Labels)
+	}
+	if !h.seen(func(s ops.Status) bool { return s.Note == "The swarm does not answer; looking again." }) {
+		t.Error("it does not say what it waits for")
+	}
+}
+
 // TestJoinOfOneThatHasJustJoined: the managers have its id already and nothing else.
 func TestJoinOfOneThatHasJustJoined(t *testing.T) {
 	h := startHouse(t, newFakeSwarm())

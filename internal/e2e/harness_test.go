@@ -245,14 +245,16 @@ func (b *bench) serviceOf(image, name string, args ...string) {
 	b.Helper()
 	create := append([]string{"service", "create", "--detach", "--quiet", "--name", name, "--endpoint-mode", "dnsrr",
 		"--no-resolve-image", "--stop-grace-period", "1s"}, args...)
-	b.docker(append(create, image)...)
-	b.Cleanup(func() {
+	made := false
+	b.Cleanup(func() { // also when docker has given up on what the swarm does all the same
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		defer cancel()
-		if _, err := b.lab.Manager().Docker(ctx, "service", "rm", name); err != nil {
+		if _, err := b.lab.Manager().Docker(ctx, "service", "rm", name); err != nil && (made || !strings.Contains(err.Error(), "not found")) {
 			b.Errorf("remove %s: %v", name, err)
 		}
 	})
+	b.docker(append(create, image)...)
+	made = true
 }
 
 // running counts the tasks of a service that run, by the docker command line.

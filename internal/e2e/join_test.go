@@ -115,7 +115,8 @@ func TestNodeLife(t *testing.T) {
 
 	b.say(ada, "/join-node "+manager.Addr+" manager")
 	b.approve(manager.Addr)
-	b.sees(ada, fmt.Sprintf("%s joined as a manager: %s is ready", manager.Addr, manager.Name))
+	// A second manager makes all changes wait until the two agree, now and then for long.
+	b.seesWithin(3*time.Minute, ada, fmt.Sprintf("%s joined as a manager: %s is ready", manager.Addr, manager.Name))
 	if got := b.nodeState(manager.Name); got != "ready active reachable" {
 		t.Errorf("docker says %q", got)
 	}
