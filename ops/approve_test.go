@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"waggle/ops"
-	"waggle/ops/store"
 )
 
 // ask scales pizza to nothing, which waits for an approval.
@@ -177,11 +176,7 @@ func TestPlanThatChangedAsksAgain(t *testing.T) {
 
 // TestOneHundredClicks has many people click on two replicas at once.
 func TestOneHundredClicks(t *testing.T) {
-	redis, err := store.StartEmbedded()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(redis.Close)
+	redis := kept(t)
 	swarm := newFakeSwarm(ops.Service{Name: "pizza", Replicas: 3})
 	houses := []*house{startOn(t, redis, swarm), startOn(t, redis, swarm)}
 	houses[0].submit(t, asked("op1"), &ops.Scale{App: "pizza", Replicas: 0})
@@ -254,11 +249,7 @@ func TestDecisionTakenUpAgain(t *testing.T) {
 }
 
 func TestApprovedThenCutOff(t *testing.T) {
-	redis, err := store.StartEmbedded()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(redis.Close)
+	redis := kept(t)
 	swarm := newFakeSwarm(ops.Service{Name: "pizza", Replicas: 3})
 	swarm.tasks = func(s ops.Service) []ops.Task {
 		stopping := task(1, "running", "", 0)

@@ -31,11 +31,7 @@ func building(id string) func(ops.Status) bool {
 
 // TestCancel stops a build from another replica than the one that builds.
 func TestCancel(t *testing.T) {
-	redis, err := store.StartEmbedded()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(redis.Close)
+	redis := kept(t)
 	swarm := newFakeSwarm(linked("pizza", 1))
 	h := startOn(t, redis, swarm, func(r *ops.Runner) { r.Authoriser = notEve{} })
 	h.hang()

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"waggle/ops"
-	"waggle/ops/store"
 )
 
 func linked(name string, replicas int) ops.Service {
@@ -241,11 +240,7 @@ func TestNewestPushWaitsInPlaceOfOlderOnes(t *testing.T) {
 }
 
 func TestDeployGoesOnAfterARestart(t *testing.T) {
-	redis, err := store.StartEmbedded()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(redis.Close)
+	redis := kept(t)
 	swarm := newFakeSwarm(linked("pizza", 2))
 	rolling := true
 	swarm.rolled = func(s *ops.Service, _ ops.Change) {

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"waggle/ops"
-	"waggle/ops/store"
 )
 
 func joining(change ...func(*ops.NodeJoin)) *ops.NodeJoin {
@@ -268,11 +267,7 @@ func TestJoinFails(t *testing.T) {
 // TestJoinClickedByTwo: a hundred joins, each approved twice at once on two
 // replicas, are a hundred joins.
 func TestJoinClickedByTwo(t *testing.T) {
-	redis, err := store.StartEmbedded()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(redis.Close)
+	redis := kept(t)
 	swarm := newFakeSwarm()
 	one, two := startOn(t, redis, swarm), startOn(t, redis, swarm)
 	two.servers = one.servers
@@ -331,11 +326,7 @@ func TestTokenRotation(t *testing.T) {
 }
 
 func TestJoinCommand(t *testing.T) {
-	redis, err := store.StartEmbedded()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(redis.Close)
+	redis := kept(t)
 	h := startOn(t, redis, newFakeSwarm())
 	a, err := h.Ask(t.Context(), person("ada"), ops.JoinCommand{Manager: true})
 	if err != nil || a.Parts[0].Code != "docker swarm join --token canary-manager-token 10.0.0.1:2377" {

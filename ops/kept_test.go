@@ -43,11 +43,7 @@ func (h *house) waitingIn(t *testing.T, queue string) int64 {
 // TestPushWhileDockerIsAway: it is deployed once when Docker answers, by another
 // process than the one that took it, however often it came meanwhile.
 func TestPushWhileDockerIsAway(t *testing.T) {
-	redis, err := store.StartEmbedded()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(redis.Close)
+	redis := kept(t)
 	swarm := newFakeSwarm(linked("pizza", 2))
 	swarm.with(func() { swarm.down = dockerAway })
 	first := startOn(t, redis, swarm)

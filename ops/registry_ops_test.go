@@ -205,11 +205,7 @@ func TestRegistryEdit(t *testing.T) {
 // The logins go out though Waggle stops in between.
 func TestRegistryEditGoesOn(t *testing.T) {
 	swarm := newFakeSwarm(ops.Service{Name: "a", Image: "reg:5000/acme/a:1"}, ops.Service{Name: "b", Image: "reg:5000/acme/b:1"})
-	redis, err := store.StartEmbedded()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(redis.Close)
+	redis := kept(t)
 	h := startOn(t, redis, swarm)
 	now := h.registries(t).List[0]
 	op := ops.NewRegistryEdit(now, "canary-new", now.Fingerprint())
@@ -591,11 +587,7 @@ func TestMigrateTakesWhatRuns(t *testing.T) {
 func TestMigrateGoesOnAfterAKill(t *testing.T) {
 	swarm := newFakeSwarm(ops.Service{Name: "a", Replicas: 1, Image: "a:1"}, ops.Service{Name: "b", Replicas: 1, Image: "b:1"}, ops.Service{Name: "c", Replicas: 1, Image: "c:1"})
 	swarm.local = map[string]bool{"docker.io/library/a:1": true, "docker.io/library/b:1": true, "docker.io/library/c:1": true}
-	redis, err := store.StartEmbedded()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(redis.Close)
+	redis := kept(t)
 	h := startOn(t, redis, swarm)
 	pushes := 0
 	second, stopped := make(chan struct{}), make(chan struct{})

@@ -12,17 +12,6 @@ import (
 	"waggle/ops/store"
 )
 
-// kept returns a Redis for two runs of Waggle, one after the other.
-func kept(t *testing.T) *store.Embedded {
-	t.Helper()
-	redis, err := store.StartEmbedded()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(redis.Close)
-	return redis
-}
-
 // rolling has image updates go on until the test says otherwise.
 func rolling(s *ops.Service, _ ops.Change) { s.Update = ops.UpdateStatus{State: "updating"} }
 
@@ -121,15 +110,23 @@ func TestApprovedPushGoesOn(t *testing.T) {
 	}
 }
 
-// TestResumedWhileDockerIsAway: whether it worked is seen later, not denied.
-func TestResumedWhileDockerIsAway(t *testing.T) {
-	redis := kept(t)
+// scaledAndStopped returns a swarm in which a scale of pizza to 5, op1, is written and not
+// converged, by a Waggle that has stopped.
+func scaledAndStopped(t *testing.T, redis *store.Embedded) *fakeSwarm {
+	t.Helper()
 	swarm := newFakeSwarm(ops.Service{Name: "pizza", Replicas: 3})
 	swarm.tasks = func(s ops.Service) []ops.Task { return swarm.spread(s)[:3] }
 	first := startOn(t, redis, swarm)
 	first.submit(t, asked("op1"), &ops.Scale{App: "pizza", Replicas: 5})
 	first.wait(t, func(s ops.Status) bool { return s.Replicas != nil })
 	first.Stop()
+	return swarm
+}
+
+// TestResumedWhileDockerIsAway: whether it worked is seen later, not denied.
+func TestResumedWhileDockerIsAway(t *testing.T) {
+	redis := kept(t)
+	swarm := scaledAndStopped(t, redis)
 
 	swarm.with(func() { swarm.down = ops.Errorf(ops.Unavailable, "Docker does not answer") })
 	second := startOn(t, redis, swarm)
@@ -143,12 +140,7 @@ func TestResumedWhileDockerIsAway(t *testing.T) {
 // TestResumedWhileAnotherChangesTheApp: it waits for that, for it cannot be refused any more.
 func TestResumedWhileAnotherChangesTheApp(t *testing.T) {
 	redis := kept(t)
-	swarm := newFakeSwarm(ops.Service{Name: "pizza", Replicas: 3})
-	swarm.tasks = func(s ops.Service) []ops.Task { return swarm.spread(s)[:3] }
-	first := startOn(t, redis, swarm)
-	first.submit(t, asked("op1"), &ops.Scale{App: "pizza", Replicas: 5})
-	first.wait(t, func(s ops.Status) bool { return s.Replicas != nil })
-	first.Stop()
+	swarm := scaledAndStopped(t, redis)
 
 	other := store.Open(redis.Options())
 	defer other.Close()

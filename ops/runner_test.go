@@ -33,12 +33,19 @@ func (a allow) Authorise(context.Context, ops.Actor, ops.Role) error { return a.
 
 func startHouse(t *testing.T, swarm *fakeSwarm, change ...func(*ops.Runner)) *house {
 	t.Helper()
+	redis := kept(t)
+	return startOn(t, redis, swarm, change...)
+}
+
+// kept returns a Redis for several runs of Waggle.
+func kept(t *testing.T) *store.Embedded {
+	t.Helper()
 	redis, err := store.StartEmbedded()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(redis.Close)
-	return startOn(t, redis, swarm, change...)
+	return redis
 }
 
 func startOn(t *testing.T, redis *store.Embedded, swarm *fakeSwarm, change ...func(*ops.Runner)) *house {
@@ -368,11 +375,7 @@ func TestAuditIsWritten(t *testing.T) {
 // TestCutOffInTheMiddle stops a house between its write and its report, and
 // lets another go on.
 func TestCutOffInTheMiddle(t *testing.T) {
-	redis, err := store.StartEmbedded()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(redis.Close)
+	redis := kept(t)
 	swarm := newFakeSwarm(ops.Service{Name: "pizza", Replicas: 3})
 	starting := true
 	swarm.tasks = func(s ops.Service) []ops.Task {

@@ -235,7 +235,7 @@ func (r *runner) deployKey() (string, error) {
 
 // failed turns git's error into what a person can act on.
 func (r *runner) failed(ctx context.Context, err error, what string) error {
-	if e := new(ops.Error); errors.As(err, &e) {
+	if e := new(ops.Error); errors.As(err, &e) { // says it all
 		return e
 	}
 	var f *failure
@@ -245,7 +245,7 @@ func (r *runner) failed(ctx context.Context, err error, what string) error {
 	e := &ops.Error{Code: ops.Failed, Log: f.log(), Err: err}
 	var large *ops.Error
 	switch {
-	case errors.As(context.Cause(ctx), &large), errors.As(err, &large): // more than the quota, or than git may print
+	case errors.As(context.Cause(ctx), &large): // more than the quota
 		return large
 	case errors.Is(ctx.Err(), context.Canceled):
 		e.Code, e.Sentence = ops.Canceled, "called off: "+what
