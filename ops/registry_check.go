@@ -173,8 +173,7 @@ func notPulled(s Service, tasks []Task, nodes []Node) (at []string, why string) 
 		names[n.ID] = n.Hostname
 	}
 	for _, id := range slices.Sorted(maps.Keys(newest)) {
-		// The words of the engine when it could not pull and has no copy.
-		if t := newest[id]; strings.Contains(t.Err, "No such image") {
+		if t := newest[id]; t.ImageMissing {
 			at, why = append(at, orNone(names[id])), t.why()
 		}
 	}

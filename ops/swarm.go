@@ -63,8 +63,12 @@ type Task struct {
 	Err       string // the task's own error: "no suitable node (…)", "task: non-zero exit (1)"…
 	ExitCode  int
 	Image     string
-	Created   time.Time
-	Updated   time.Time // when State was reached
+	// ImageMissing: the task was rejected because its node has no copy of the image and
+	// could not pull one. Err then begins with the cause and ends with the image.
+	ImageMissing bool
+
+	Created time.Time
+	Updated time.Time // when State was reached
 }
 
 // RegistryAuth is what it takes to log in to a registry.

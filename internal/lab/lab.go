@@ -31,6 +31,11 @@ type Options struct {
 	Managers int  // how many of them are managers; 0 is one
 	Spare    int  // how many, from the last, stay outside the swarm, to be joined later
 
+	// Engine chooses the nodes' engines and image stores, as "28+containerd" or
+	// "20,28+containerd" (see parseEngines); "" means WAGGLE_LAB_ENGINE, and without
+	// that the engine that this machine has installed.
+	Engine string
+
 	Progress func(step string) // told of each step, if set; never called twice at once
 	Keep     bool              // marked as meant to outlive one command; see States
 }
@@ -45,8 +50,11 @@ type Lab struct {
 	SSHKey    string    // path of the private key that may log in as root
 	Dir       string    // everything the lab keeps in files
 
-	slot     *slot
-	opts     Options
+	slot       *slot
+	opts       Options
+	engines    []release         // of the nodes in turn
+	programsOf map[string]string // by a release's name: where its programs are, "" for this machine's own
+
 	progress sync.Mutex
 
 	mu    sync.Mutex // guards state
@@ -68,9 +76,24 @@ func Start(ctx context.Context, opts Options) (*Lab, error) {
 		opts.Swarm && opts.Managers > opts.Nodes-opts.Spare {
 		return nil, fmt.Errorf("a lab of %d nodes cannot have %d managers and %d spare nodes", opts.Nodes, opts.Managers, opts.Spare)
 	}
-	l := &Lab{opts: opts}
+	engines, err := opts.engines()
+	if err != nil {
+		return nil, err
+	}
+	l := &Lab{opts: opts, engines: engines}
 	if err := require(ctx, packages, l.step); err != nil {
 		return nil, err
+	}
+	l.programsOf = map[string]string{}
+	for _, r := range engines {
+		if _, ok := l.programsOf[r.name]; ok {
+			continue
+		}
+		dir, err := l.programs(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		l.programsOf[r.name] = dir
 	}
 	s, err := takeSlot(ctx)
 	if err != nil {
@@ -119,7 +142,7 @@ func (l *Lab) up(ctx context.Context) error {
 	l.Private = l.registry("private", privatePort)
 	l.Private.User, l.Private.Password = "waggle", "honey-"+l.slot.comment()
 
-	l.step("starting %d Docker engines and 2 registries", l.opts.Nodes)
+	l.step("starting %s and 2 registries", l.enginesText())
 	g, gctx := errgroup.WithContext(ctx)
 	for _, r := range []*Registry{l.Registry, l.Private} {
 		g.Go(func() error {
@@ -140,7 +163,7 @@ func (l *Lab) up(ctx context.Context) error {
 			if err := n.up(gctx, client); err != nil {
 				return err
 			}
-			l.step("%s is up at %s", n.Name, n.Addr)
+			l.step("%s is up at %s: Docker %s", n.Name, n.Addr, n.engineText())
 			return nil
 		})
 	}
@@ -156,11 +179,25 @@ func (l *Lab) up(ctx context.Context) error {
 	return l.describe()
 }
 
+// enginesText is how many engines start, and which.
+func (l *Lab) enginesText() string {
+	var names []string
+	for _, r := range l.engines[:min(len(l.engines), l.opts.Nodes)] {
+		names = append(names, r.String())
+	}
+	if which := strings.Join(names, ", "); which != systemRelease {
+		return fmt.Sprintf("%d Docker engines (%s)", l.opts.Nodes, which)
+	}
+	return fmt.Sprintf("%d Docker engines", l.opts.Nodes)
+}
+
 func (l *Lab) node(i int) *Node {
 	name := fmt.Sprintf("node-%d", i)
 	dir := filepath.Join(l.Dir, name)
 	socket := filepath.Join(dir, "run", "docker.sock")
+	r := l.engines[(i-1)%len(l.engines)]
 	return &Node{
+		release: r, programs: l.programsOf[r.name],
 		Name: name, Addr: l.slot.ip(10 + i), Socket: socket,
 		slot: l.slot, index: i, dir: dir, sshKey: l.SSHKey, record: l.record, engine: newEngine(socket),
 	}
@@ -279,7 +316,7 @@ func (l *Lab) describe() error {
 		}
 		st.Nodes = append(st.Nodes, NodeState{
 			Name: n.Name, Addr: n.Addr, Host: n.Host(), Role: role, SSH: n.SSHCommand(),
-			Enter: strings.Join(n.box.command("bash").Args, " "),
+			Enter: strings.Join(n.box.command("bash").Args, " "), Engine: n.engineText(),
 		})
 	}
 	return st.write(l.Dir)

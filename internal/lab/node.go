@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -23,11 +25,17 @@ type Node struct {
 	Socket   string          // its engine's socket as seen from this machine
 	HostKeys []ssh.PublicKey // ed25519 first
 
+	EngineVersion string // such as 28.5.2
+	ImageStore    string // "classic" or "containerd"
+
 	slot   *slot
 	index  int // from 1
 	dir    string
 	sshKey string
 	record func(*proc) error
+
+	release  release // the engine it runs
+	programs string  // the directory of the engine's programs, "" for this machine's own
 
 	users []user // besides root
 
@@ -85,6 +93,9 @@ func (n *Node) prepare(client ssh.PublicKey) error {
 	if err := n.writeUsers(); err != nil {
 		return err
 	}
+	if err := n.writeEngine(); err != nil {
+		return fmt.Errorf("preparing %s: %w", n.Name, err)
+	}
 	return n.writeSSH(client)
 }
 
@@ -98,7 +109,11 @@ func (n *Node) Start(ctx context.Context) error {
 	if err := os.Remove(filepath.Join(n.dir, "run", "docker.pid")); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("starting the engine of %s: %w", n.Name, err)
 	}
-	cmd := n.box.command("dockerd",
+	dockerd := "dockerd"
+	if n.programs != "" {
+		dockerd = filepath.Join(n.programs, dockerd)
+	}
+	cmd := n.box.command(dockerd,
 		"--data-root", filepath.Join(n.dir, "data"),
 		"--host", "unix:///run/docker.sock", "--group", "root",
 		"--pidfile", "/run/docker.pid", "--exec-root", "/run/docker",
@@ -111,12 +126,56 @@ func (n *Node) Start(ctx context.Context) error {
 		// Addresses that are neither the lab's nor those swarm gives to overlays.
 		"--bip", "172.31.255.1/24", "--default-address-pool", "base=172.30.0.0/16,size=24",
 		"--live-restore=false", "--shutdown-timeout", "2", "--raw-logs")
+	if n.programs != "" { // dockerd looks for containerd there, and containerd for runc
+		cmd.Env = append(cmd.Env, "PATH="+n.programs+":"+searchPath)
+	}
 	p, err := startProc("dockerd on "+n.Name, cmd, n.LogFile())
 	if err != nil {
 		return err
 	}
 	n.docker = p
-	return p.until(ctx, 30*time.Second, n.engine.ping)
+	if err := p.until(ctx, 30*time.Second, n.engine.ping); err != nil {
+		return err
+	}
+	return n.checkEngine(ctx)
+}
+
+// checkEngine reads which engine the node runs, and makes sure that it has the image
+// store that was asked for: an old engine overlooks the setting.
+func (n *Node) checkEngine(ctx context.Context) error {
+	var info struct {
+		ServerVersion string
+		DriverStatus  [][2]string
+	}
+	if err := n.engine.call(ctx, http.MethodGet, "/info", nil, &info); err != nil {
+		return fmt.Errorf("%s: %w", n.Name, err)
+	}
+	n.EngineVersion, n.ImageStore = info.ServerVersion, storeClassic
+	if slices.Contains(info.DriverStatus, [2]string{"driver-type", "io.containerd.snapshotter.v1"}) {
+		n.ImageStore = storeContainerd
+	}
+	if n.release.store != "" && n.release.store != n.ImageStore {
+		return fmt.Errorf("%s: Docker %s has the %s image store, and %s was asked for", n.Name, n.EngineVersion, n.ImageStore, n.release)
+	}
+	return nil
+}
+
+// engineText is the engine's version, with its image store where that is not the
+// classic one.
+func (n *Node) engineText() string {
+	if n.ImageStore == storeContainerd {
+		return n.EngineVersion + ", containerd image store"
+	}
+	return n.EngineVersion
+}
+
+// writeEngine writes the settings that choose the engine's image store.
+func (n *Node) writeEngine() error {
+	if n.release.store == "" {
+		return nil
+	}
+	text := fmt.Sprintf(`{"features": {"containerd-snapshotter": %t}}`, n.release.store == storeContainerd)
+	return os.WriteFile(filepath.Join(n.dir, "docker", "daemon.json"), []byte(text+"\n"), 0o644)
 }
 
 // LogFile is where the node's engine logs.

@@ -244,6 +244,8 @@ type NodeState struct {
 	Role  string `json:"role"`
 	SSH   string `json:"ssh"`
 	Enter string `json:"enter"`
+
+	Engine string `json:"engine"` // version and image store
 }
 
 // States returns the labs that are kept up on this machine.

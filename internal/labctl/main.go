@@ -23,7 +23,7 @@ import (
 	"waggle/internal/lab"
 )
 
-const usage = `usage: labctl up [--nodes 3] [--managers 1] [--spare 0] [--no-swarm] | show | down`
+const usage = `usage: labctl up [--nodes 3] [--managers 1] [--spare 0] [--engine 28+containerd,20] [--no-swarm] | show | down`
 
 // ready is the last line the keeper writes when its lab is up.
 const ready = "ready"
@@ -105,6 +105,7 @@ func options(args []string) (lab.Options, error) {
 	f.IntVar(&o.Nodes, "nodes", 3, "how many nodes")
 	f.IntVar(&o.Managers, "managers", 1, "how many of them are managers")
 	f.IntVar(&o.Spare, "spare", 0, "how many stay outside the swarm")
+	f.StringVar(&o.Engine, "engine", "", "the nodes' engines in turn: system, 20, 26, 28 or a directory of programs, with +classic or +containerd for the image store")
 	no := f.Bool("no-swarm", false, "leave all nodes outside a swarm")
 	err := f.Parse(args)
 	o.Swarm = !*no
@@ -151,9 +152,9 @@ func show(out io.Writer) error {
 			continue
 		}
 		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(w, "NODE\tROLE\tADDRESS\tENGINE")
+		fmt.Fprintln(w, "NODE\tROLE\tADDRESS\tDOCKER\tTO USE IT")
 		for _, n := range st.Nodes {
-			fmt.Fprintf(w, "%s\t%s\t%s\texport DOCKER_HOST=%s\n", n.Name, n.Role, n.Addr, n.Host)
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\texport DOCKER_HOST=%s\n", n.Name, n.Role, n.Addr, n.Engine, n.Host)
 		}
 		fmt.Fprintf(w, "\nregistry\t%s\n", st.Registry)
 		fmt.Fprintf(w, "registry\t%s\tuser %s, password %s\n", st.Private, st.User, st.Password)

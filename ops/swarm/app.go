@@ -59,7 +59,7 @@ func (c *Client) ServiceLogs(ctx context.Context, svc ops.Service, req ops.LogRe
 	if partial && ctx.Err() != nil {
 		return nil, false, c.failed(ctx.Err(), "read the log of %s", svc.Name)
 	}
-	if partial && len(all) == 0 && !errors.Is(limited.Err(), context.DeadlineExceeded) && !strings.Contains(err.Error(), "incomplete log stream") {
+	if partial && len(all) == 0 && !errors.Is(limited.Err(), context.DeadlineExceeded) && !logIncomplete.in(err.Error()) {
 		return nil, false, c.failed(err, "read the log of %s", svc.Name)
 	}
 	return all, partial, nil
@@ -275,7 +275,7 @@ func (c *Client) CreateSecret(ctx context.Context, name string, value secret.Tex
 	if err == nil {
 		return made.ID, nil
 	}
-	if !errdefs.IsConflict(err) && !strings.Contains(err.Error(), "already exists") {
+	if !errdefs.IsConflict(err) && !nameTaken.in(err.Error()) {
 		return "", c.failed(err, "keep the secret %s", name)
 	}
 	old, _, err := c.api.SecretInspectWithRaw(ctx, name)

@@ -167,40 +167,6 @@ func hubDomain(host string) string {
 	return strings.ToLower(host)
 }
 
-// refused says whether a registry's words mean wrong or missing credentials.
-func refused(message string) bool {
-	return containsAny(message, "unauthorized", "no basic auth credentials", "authentication required", "authorization failed",
-		"denied", "incorrect username or password", "403 forbidden", "insufficient_scope")
-}
-
-// unreachable says whether an engine's words mean that the registry does not
-// answer at all.
-func unreachable(message string) bool {
-	return containsAny(message, "connection refused", "no such host", "i/o timeout", "no route to host", "network is unreachable",
-		"dial tcp", "tls handshake timeout", "connection reset", "client.timeout exceeded", "server misbehaving")
-}
-
-// overloaded says whether a registry's words mean that it may work again soon, or
-// that it went away in the middle.
-func overloaded(message string) bool {
-	return containsAny(message, "500 internal server error", "502 bad gateway", "503 service unavailable", "504 gateway", "429 too many requests", "toomanyrequests", ": eof", "unexpected eof", "broken pipe", "blob upload unknown")
-}
-
-// untrusted says whether the engine does not trust the registry's connection.
-func untrusted(message string) bool {
-	return containsAny(message, "x509:", "http response to https client", "certificate signed by")
-}
-
-func containsAny(s string, words ...string) bool {
-	s = strings.ToLower(s)
-	for _, w := range words {
-		if strings.Contains(s, w) {
-			return true
-		}
-	}
-	return false
-}
-
 // scrub removes the password from a message, should an engine ever repeat it.
 func scrub(message string, a ops.RegistryAuth) string {
 	if p := a.Password.Reveal(); p != "" {

@@ -358,15 +358,16 @@ func (c *Client) buildFailed(ctx context.Context, err error, req ops.BuildReques
 	if m := noSecret.FindStringSubmatch(message); m != nil {
 		e.Next = fmt.Sprintf("Set the secret %s with `/app build-secret`", m[1])
 	}
+	words := withoutNames(message)
 	fetching := isBase || step.step == "" || strings.Contains(step.step, "FROM ")
 	switch {
-	case strings.Contains(step.step+message, "docker.io/docker/dockerfile"):
+	case dockerfileImage.in(step.step + message):
 		e.Next = "The Dockerfile's `# syntax=` line makes the engine fetch docker/dockerfile from Docker Hub, which failed: remove the line, or let the engine reach Docker Hub"
-	case fetching && untrusted(message):
+	case fetching && untrusted.in(words):
 		e.Next = "Give the registry a certificate that is trusted, or list it in the engine's insecure-registries as http://host:port"
-	case fetching && refused(message):
+	case fetching && refused.in(words):
 		e.Next = "See whether the base image exists and whether its registry is added with the right credentials (`/registry list`)"
-	case fetching && unreachable(message):
+	case fetching && unreachable.in(words):
 		e.Next = "See whether this manager reaches the base image's registry"
 	}
 	return e

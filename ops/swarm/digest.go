@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
@@ -33,18 +32,19 @@ func (c *Client) ImageDigest(ctx context.Context, image string, auth ops.Registr
 	}
 	domain := reference.Domain(named)
 	message := scrub(clean(err.Error()), auth)
+	words := withoutNames(message)
 	e := &ops.Error{Code: ops.Failed, Err: errors.New(message)}
 	switch {
-	case untrusted(message):
+	case untrusted.in(words):
 		e.Sentence = fmt.Sprintf("The engine does not trust the registry %s: %s", domain, message)
 		return "", e.Then("Give the registry a certificate that is trusted, or list it in the engine's insecure-registries as http://host:port.")
-	case errdefs.IsNotFound(err), strings.Contains(message, "manifest unknown"), strings.Contains(message, "name unknown"):
+	case errdefs.IsNotFound(err), notInRegistry.in(words):
 		e.Code, e.Sentence = ops.NotFound, fmt.Sprintf("The registry %s has no image %s", domain, reference.FamiliarString(named))
-	case refused(message), errdefs.IsUnauthorized(err), errdefs.IsPermissionDenied(err):
+	case refused.in(words), errdefs.IsUnauthorized(err), errdefs.IsPermissionDenied(err):
 		// Registries say the same of what is not there and of what may not be seen.
 		e.Sentence = fmt.Sprintf("The registry %s has no image %s, or does not show it: %s", domain, reference.FamiliarString(named), message)
 		return "", e.Then("See whether it exists and whether its registry is added with the right login: `/registry list`.")
-	case unreachable(message), overloaded(message):
+	case unreachable.in(words), overloaded.in(words):
 		e.Code, e.Sentence = ops.Unavailable, fmt.Sprintf("The registry %s cannot be reached: %s", domain, message)
 		return "", e.Then("See whether it runs and whether this manager reaches it: `/registry check`.")
 	default:

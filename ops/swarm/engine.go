@@ -46,7 +46,7 @@ func (c *Client) Machine(ctx context.Context) (ops.Machine, error) {
 	i, err := c.api.Info(ctx)
 	answered := c.now()
 	if err != nil {
-		if strings.Contains(err.Error(), "Minimum supported API version") {
+		if clientTooOld.in(err.Error()) {
 			return ops.Machine{}, (&ops.Error{Code: ops.Failed, Sentence: "Docker at " + c.host + " is newer than what Waggle can speak with", Err: err}).
 				Then("Upgrade Waggle")
 		}
@@ -143,10 +143,10 @@ func (c *Client) LeaveSwarm(ctx context.Context, force bool) error {
 	ctx, cancel := context.WithTimeout(ctx, membershipTimeout)
 	defer cancel()
 	err := c.api.SwarmLeave(ctx, force)
-	if err == nil || strings.Contains(err.Error(), "not part of a swarm") {
+	if err == nil || notInSwarm.in(err.Error()) {
 		return nil
 	}
-	if strings.Contains(err.Error(), "participating as a manager") || strings.Contains(err.Error(), "encrypted and locked") {
+	if isManager.in(err.Error()) {
 		return &ops.Error{Code: ops.Failed, Sentence: "Docker at " + c.host + " does not leave its swarm by itself, because it is a manager", Log: clean(err.Error()), Err: err}
 	}
 	return c.failed(err, "leave its swarm")
@@ -165,40 +165,32 @@ func (c *Client) joinFailed(err error, j ops.Join) error {
 	failed := func(code ops.Code, format string, args ...any) *ops.Error {
 		return &ops.Error{Code: code, Sentence: fmt.Sprintf(format, args...), Log: message, Err: cause}
 	}
-	says := func(words ...string) bool {
-		for _, w := range words {
-			if strings.Contains(strings.ToLower(message), w) {
-				return true
-			}
-		}
-		return false
-	}
 	switch {
 	case errors.Is(err, context.Canceled):
 		return &ops.Error{Code: ops.Canceled, Sentence: "Called off: have " + at + " join", Err: context.Canceled}
 	case errors.Is(err, context.DeadlineExceeded):
 		return &ops.Error{Code: ops.Unavailable, Sentence: at + " did not say in time whether it joined", Err: context.DeadlineExceeded}
-	case says("already part of a swarm"):
+	case alreadyJoined.in(message):
 		return failed(ops.Failed, "%s is already part of a swarm", at).Then("Run `docker swarm leave` there first")
-	case says("continue in the background"):
+	case joinContinues.in(message):
 		return failed(ops.Unavailable, "%s has not joined yet, and goes on trying", at)
-	case says("invalid join token", "valid join token"):
+	case tokenRefused.in(message):
 		return failed(ops.Failed, "The swarm does not take this join token: new ones were made since").Then("Try again: the token is read anew each time")
-	case says("expired or is not yet valid", "certificate has expired"):
+	case certExpired.in(message):
 		return failed(ops.Failed, "The swarm's certificates are not valid by the clock of %s: it is off, or they have expired", at).
 			Then("Set that machine's clock, `timedatectl set-ntp true`, and try again")
-	case says("does not match fingerprint", "unknown authority", "failed to verify certificate"):
+	case certForeign.in(message):
 		return failed(ops.Failed, "The manager that %s reached is not of this swarm: its certificate is another", at).
 			Then("See that %s is this swarm's manager and nothing in between answers for it", strings.Join(j.Managers, " or "))
-	case says("connection refused", "no route to host", "network is unreachable", "i/o timeout", "connection error", "no such host", "deadline exceeded"):
+	case managerAway.in(message):
 		return failed(ops.Failed, "%s does not reach a manager at %s", at, strings.Join(j.Managers, " or ")).
 			Then("Open TCP 2377 on the managers to that machine, or set swarm.advertise_addr to an address that it reaches")
-	case says("address to advertise", "advertise address", "system's ip address", "must specify a listening address"):
+	case addressUnknown.in(message):
 		return failed(ops.Failed, "%s cannot tell which of its addresses the others reach it at", at).Then("Name it with `--advertise ADDRESS`")
-	case says("live-restore"):
+	case liveRestore.in(message):
 		return failed(ops.Failed, "%s runs with live-restore, and so cannot be in a swarm", at).
 			Then("Take live-restore out of /etc/docker/daemon.json there and restart Docker")
-	case says("address already in use"):
+	case portTaken.in(message):
 		return failed(ops.Failed, "Something else on that machine uses a port that %s needs", at).Then("Free TCP 2377 and 7946 there")
 	}
 	if e, ok := c.failed(cause, "join").(*ops.Error); ok && e.Code != ops.Internal && e.Code != ops.NotFound {

@@ -37,15 +37,14 @@ func (c *Client) failed(err error, what string, args ...any) error {
 	case client.IsErrConnectionFailed(err), errors.As(err, &network), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return (&ops.Error{Code: ops.Unavailable, Sentence: "Docker does not answer at " + c.host, Err: err}).
 			Then("See whether the engine runs there and whether Waggle may use its socket")
-	case strings.Contains(message, "update out of sequence"):
+	case outOfSequence.in(message):
 		return &ops.Error{Code: ops.OutOfDate, Sentence: "It changed since it was read", Err: err}
-	case strings.Contains(message, "does not have a previous spec"): // the swarm was faster in going back
+	case noPreviousSpec.in(message): // the swarm was faster in going back
 		return &ops.Error{Code: ops.OutOfDate, Sentence: "It has gone back already", Err: err}
-	case strings.Contains(message, "not a swarm manager"), strings.Contains(message, "not part of a swarm"):
+	case notManager.in(message):
 		return (&ops.Error{Code: ops.Unavailable, Sentence: "The Docker engine at " + c.host + " is not a swarm manager", Err: err}).
 			Then("Run Waggle on a manager, or set docker.host to one")
-	case strings.Contains(message, "does not have a leader"), strings.Contains(message, "context deadline exceeded"),
-		strings.Contains(err.Error(), "code = Unavailable"), errdefs.IsUnavailable(err):
+	case noLeader.in(message), strings.Contains(err.Error(), "code = Unavailable"), errdefs.IsUnavailable(err):
 		return (&ops.Error{Code: ops.Unavailable, Sentence: "The swarm's managers do not agree on a leader", Err: err}).
 			Then("Bring back the managers that are down: more than half of them must be up")
 	case errdefs.IsNotFound(err):

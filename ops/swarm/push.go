@@ -1,12 +1,12 @@
 package swarm
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/distribution/reference"
 	"github.com/docker/docker/api/types/image"
@@ -34,21 +34,26 @@ func (c *Client) Push(ctx context.Context, ref string, auth ops.RegistryAuth, lo
 		return "", c.pushFailed(ctx, err, named, auth)
 	}
 	defer stream.Close()
-	digest, err := followPush(stream, log)
+	digest, err := followPush(stream, func(line string) { log(scrub(line, auth)) })
 	if err != nil {
 		return "", c.pushFailed(ctx, err, named, auth)
 	}
 	return digest, nil
 }
 
-// pushError is what a registry answered, in the engine's words.
+// pushError is how a push failed, in the engine's words: mostly what the registry answered.
 type pushError string
 
 func (e pushError) Error() string { return string(e) }
 
+// noDigest is a push that the engine ended in good order without telling the digest.
+type noDigest string // the last that it said
+
+func (e noDigest) Error() string { return "the engine ended the push without a digest: " + string(e) }
+
 // followPush reads a push's stream to its end and returns the digest it tells.
 func followPush(stream io.Reader, log func(string)) (string, error) {
-	digest := ""
+	digest, last := "", ""
 	for d := json.NewDecoder(stream); ; {
 		var r record
 		err := d.Decode(&r)
@@ -62,8 +67,14 @@ func followPush(stream io.Reader, log func(string)) (string, error) {
 			return "", pushError(message)
 		}
 		var result struct{ Digest string }
+		// The containerd image store tells it in the status line alone.
 		if len(r.Aux) > 0 && json.Unmarshal(r.Aux, &result) == nil && result.Digest != "" {
 			digest = result.Digest
+		} else if told := digestOfPush(r.Status); told != "" && r.ID == "" {
+			digest = told
+		}
+		if r.Status != "" {
+			last = plain(r.Status)
 		}
 		// Layers repeat their state many times while they wait and travel.
 		switch {
@@ -75,7 +86,7 @@ func followPush(stream io.Reader, log func(string)) (string, error) {
 		}
 	}
 	if digest == "" {
-		return "", fmt.Errorf("the engine ended the push without a digest: %w", io.ErrUnexpectedEOF)
+		return "", noDigest(last)
 	}
 	return digest, nil
 }
@@ -86,31 +97,38 @@ func (c *Client) pushFailed(ctx context.Context, err error, named reference.Name
 		return c.failed(ctx.Err(), "push %s", named.Name())
 	}
 	message := scrub(clean(err.Error()), auth)
-	var told pushError
-	if !errors.As(err, &told) && !refused(message) && !unreachable(message) && !strings.Contains(message, "does not exist locally") {
-		return c.failed(err, "push %s", named.Name())
-	}
+	words := withoutNames(message)
+	var (
+		told   pushError
+		silent noDigest
+	)
 	domain := reference.Domain(named)
 	e := &ops.Error{Code: ops.Failed, Err: errors.New(message)}
 	switch {
-	case strings.Contains(message, "does not exist locally"):
+	case errors.As(err, &silent):
+		last := cmp.Or(scrub(string(silent), auth), "nothing")
+		e.Sentence = fmt.Sprintf("Docker did not say which digest it pushed %s with. It ended with: %s", reference.FamiliarString(named), last)
+		return e.Then("See the engine's log: journalctl -u docker")
+	case notLocal.in(words):
 		e.Sentence = "This engine has no image " + named.String()
-	case untrusted(message):
+	case untrusted.in(words):
 		e.Sentence = fmt.Sprintf("The engine does not trust the registry %s: %s", domain, message)
 		return e.Then("Give the registry a certificate that is trusted, or list it in the engine's insecure-registries as http://host:port")
-	case refused(message):
+	case refused.in(words):
 		if auth.Username == "" {
 			e.Sentence = fmt.Sprintf("The registry %s wants a user and password for %s: %s", domain, reference.Path(named), message)
 			return e.Then("Set them with `/registry edit`")
 		}
 		e.Sentence = fmt.Sprintf("The registry %s does not let %s push to %s: %s", domain, auth.Username, reference.Path(named), message)
 		return e.Then("Check its user and password with `/registry check`, and change them with `/registry edit`")
-	case unreachable(message):
+	case unreachable.in(words):
 		e.Code = ops.Unavailable
 		e.Sentence = fmt.Sprintf("The registry %s cannot be reached: %s", domain, message)
 		return e.Then("See whether it runs and whether this manager reaches it: `/registry check`")
+	case !errors.As(err, &told):
+		return c.failed(err, "push %s", named.Name())
 	default:
-		if overloaded(message) {
+		if overloaded.in(words) {
 			e.Code = ops.Unavailable
 		}
 		e.Sentence = fmt.Sprintf("The registry %s failed: %s", domain, message)

@@ -2,6 +2,7 @@ package swarm
 
 import (
 	"encoding/base64"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -37,6 +38,40 @@ func TestPush(t *testing.T) {
 	}
 }
 
+// TestPushDigest reads the digest from the streams of real pushes, as each engine and
+// image store tells it.
+func TestPushDigest(t *testing.T) {
+	for file, want := range map[string]string{
+		"push-ok.json":               "sha256:f359a3da0ec1a0be71554e05f496a9b49c2618e4b4fb252149989fa85662c45c", // 20.10
+		"push-ok-26-classic.json":    "sha256:e420b8dc6a2bab2d21a5e3807e201d2cc1f03c59ef638ff159df734fdab84021",
+		"push-ok-26-containerd.json": "sha256:83d9e776cd7d90eab0e73dcb13f165ffd4d45d078a77b1c5e697148099b82547",
+		"push-ok-28-containerd.json": "sha256:83d9e776cd7d90eab0e73dcb13f165ffd4d45d078a77b1c5e697148099b82547",
+	} {
+		if got, _, _, err := push(t, says(data(t, file)), ops.RegistryAuth{}); err != nil || got != want {
+			t.Errorf("%s: digest %q, %v", file, got, err)
+		}
+	}
+	for line, want := range map[string]string{
+		"v1.2: digest: sha256:83d9e776cd7d90eab0e73dcb13f165ffd4d45d078a77b1c5e697148099b82547 size: 1049": "sha256:83d9e776cd7d90eab0e73dcb13f165ffd4d45d078a77b1c5e697148099b82547",
+		"1: digest: sha256:83d9 size: 1": "",
+		"digest: sha256:83d9e776cd7d90eab0e73dcb13f165ffd4d45d078a77b1c5e697148099b82547 size: 1": "",
+		"Pushed": "",
+	} {
+		if got := digestOfPush(line); got != want {
+			t.Errorf("%q tells %q, not %q", line, got, want)
+		}
+	}
+}
+
+// cutOff answers as an engine does that dies in the middle of an answer.
+func cutOff(body string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, body)
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	}
+}
+
 func TestWhyAPushFailed(t *testing.T) {
 	stream := func(message string) http.HandlerFunc {
 		return says(`{"status":"The push refers to repository [x]"}{"errorDetail":{"message":"` + message + `"},"error":"` + message + `"}`)
@@ -61,8 +96,14 @@ func TestWhyAPushFailed(t *testing.T) {
 		"leak":         {stream("bad password canary"), mia, ops.Failed, "bad password <secret>", ""},
 		"no image":     {fails(404, "An image does not exist locally with the tag: 10.99.7.1:5000/pizza"), mia, ops.Failed, "This engine has no image", ""},
 		"refused, 500": {fails(500, "unauthorized: authentication required"), mia, ops.Failed, "does not let mia push", "/registry check"},
-		"cut off":      {says(`{"status":"Preparing"}`), mia, ops.Unavailable, "Docker does not answer", "engine"},
-		"engine":       {fails(500, "disk full"), mia, ops.Internal, "disk full", ""},
+		"no tag":       {stream("tag does not exist: 10.99.7.1:5000/pizza:1"), mia, ops.Failed, "This engine has no image 10.99.7.1:5000/pizza:1", ""},
+		"wrong password, containerd": {says(data(t, "push-unauthorized-28-containerd.json")), mia, ops.Failed,
+			"The registry 10.99.7.1:5000 does not let mia push to pizza: unknown: unexpected status from HEAD request", "/registry edit"},
+		// Nothing says that the engine is away, so nothing is gained by trying again.
+		"no digest": {says(`{"status":"Preparing"}{"status":"1: pushed canary"}`), mia, ops.Failed, "Docker did not say which digest it pushed 10.99.7.1:5000/pizza:1 with. It ended with: 1: pushed <secret>", "journalctl"},
+		"no words":  {says(``), mia, ops.Failed, "It ended with: nothing", "journalctl"},
+		"cut off":   {cutOff(`{"status":"Preparing"}`), mia, ops.Unavailable, "Docker does not answer", "engine"},
+		"engine":    {fails(500, "disk full"), mia, ops.Internal, "disk full", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			digest, lines, _, err := push(t, c.answer, c.auth)

@@ -75,6 +75,9 @@ func task(t *swarm.Task) ops.Task {
 	if t.Spec.ContainerSpec != nil {
 		o.Image = t.Spec.ContainerSpec.Image
 	}
+	if t.Status.State == swarm.TaskStateRejected && imageMissing(o.Err) {
+		o.ImageMissing, o.Err = true, pullError(o.Err, o.Image)
+	}
 	if t.Status.ContainerStatus != nil {
 		o.ExitCode = t.Status.ContainerStatus.ExitCode
 	}
@@ -117,7 +120,7 @@ func (c *Client) TaskLogs(ctx context.Context, taskID string, lines int) (string
 		_, err = stdcopy.StdCopy(kept, kept, stream)
 	}
 	text := lastLines(kept.String(), lines)
-	if err != nil && text == "" && strings.Contains(err.Error(), "incomplete log stream") {
+	if err != nil && text == "" && logIncomplete.in(err.Error()) {
 		return "", (&ops.Error{Code: ops.Unavailable, Sentence: "The node that task " + taskID + " ran on does not give its log", Err: err}).
 			Then("See with `/node list` whether the node is up")
 	}
