@@ -5,20 +5,40 @@ SHELL = /bin/bash
 FUZZTIME = 5s
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build demo test test-fast fuzz lint bench lab lab-down
+# The Docker engines of the lab's nodes: system (the default), 20, 26 or 28, with
+# +classic or +containerd for the image store; a comma-separated list is taken in
+# turn, the manager first. docs/engines.md says more.
+ENGINE = $(WAGGLE_LAB_ENGINE)
+
+# What is also run on the engines that "make test" was not run on: everything that
+# reads what an engine says, or that an image store does in its own way.
+ENGINES = 20 26 26+containerd 28 20,28+containerd,26 28+containerd,20,26+containerd
+ENGINE_TESTS = ^(TestReal.*|TestPushToDeploy|TestFailedDeploysLeaveTheVersionBefore|TestCaptainDefinition|TestBuildSecret|TestRollbackWithAnEmptyRedis|TestRegistryLife|TestRegistrySetup|TestMigrateToACluster|TestNodeLife|TestScale|TestScaleWarns|TestScaleSaysWhatIsWrong.*|TestCleanNodes|TestDoctor)$$
+
+.PHONY: build demo test test-engines test-fast fuzz lint bench lab lab-down
 
 build: ## bin/waggle
 	go build -trimpath -ldflags "-s -w" -o bin/waggle ./cmd/waggle
 
-demo: build ## the main job on a real swarm, on this machine; ARGS=--exit stops after the transcript
-	./bin/waggle demo $(ARGS)
+demo: build ## the main job on a real swarm, on this machine; ARGS=--exit stops after the transcript, ENGINE=28+containerd chooses Docker
+	WAGGLE_LAB_ENGINE=$(ENGINE) ./bin/waggle demo $(ARGS)
 
 # What a test prints is in test.log; a skipped test is a failure here.
-test: ## every test, those on a real swarm too (root)
-	@WAGGLE_LAB=1 go test -race -p 2 -count=1 -timeout 45m -v ./... 2>&1 | tee test.log | grep --line-buffered -E '^(--- |ok |FAIL|panic:)' | grep --line-buffered -vE '^--- PASS.*\(0\.0'; \
-	status=$${PIPESTATUS[0]}; \
-	if [ $$status -ne 0 ]; then grep -E -A60 -- '--- FAIL|panic:|DATA RACE' test.log | grep -v level=DEBUG | tail -400; exit $$status; fi; \
-	if grep -E -- '--- SKIP' test.log; then echo 'a test was skipped: run this as root'; exit 1; fi
+define run_tests
+go test -race -count=1 -timeout 45m -v $(1) 2>&1 | tee test.log | grep --line-buffered -E '^(--- |ok |FAIL|panic:)' | grep --line-buffered -vE '^--- PASS.*\(0\.0|no tests to run'; \
+status=$${PIPESTATUS[0]}; \
+if [ $$status -ne 0 ]; then grep -E -A60 -- '--- FAIL|panic:|DATA RACE' test.log | grep -v level=DEBUG | tail -400; exit $$status; fi; \
+if grep -E -- '--- SKIP' test.log; then echo 'a test was skipped: run this as root'; exit 1; fi
+endef
+
+test: ## every test, those on a real swarm too (root); ENGINE=28+containerd chooses Docker
+	@export WAGGLE_LAB=1 WAGGLE_LAB_ENGINE=$(ENGINE); $(call run_tests,-p 2 ./...)
+
+test-engines: ## what engines do differently, on each of ENGINES (root)
+	@export WAGGLE_LAB=1; for engine in $(ENGINES); do \
+	  echo "on Docker $$engine"; export WAGGLE_LAB_ENGINE=$$engine; \
+	  $(call run_tests,-p 1 -run '$(ENGINE_TESTS)' ./ops/swarm ./ops/registry ./internal/e2e); \
+	done
 
 test-fast: ## the tests that need no root, and what was skipped
 	@go test -v ./... | grep -E '^(ok|FAIL|panic)|--- (FAIL|SKIP)' | grep -v 'no test files'
@@ -39,8 +59,8 @@ lint:
 bench: ## figures beside the docker command line (root)
 	go run ./internal/bench
 
-lab: ## a three-node swarm that stays up, to try things by hand (root); ARGS="--spare 1"
-	go run ./internal/labctl up $(ARGS)
+lab: ## a three-node swarm that stays up, to try things by hand (root); ARGS="--spare 1 --engine 28+containerd,20"
+	WAGGLE_LAB_ENGINE=$(ENGINE) go run ./internal/labctl up $(ARGS)
 
 lab-down: ## remove it, and whatever killed runs left
 	go run ./internal/labctl down

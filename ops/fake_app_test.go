@@ -67,6 +67,12 @@ func (f *fakeSwarm) RemoveSecret(_ context.Context, id string) error {
 
 func (f *fakeSwarm) ImageDisk(context.Context) (int64, int64, error) { return 3 << 30, 1 << 30, nil }
 
+func (f *fakeSwarm) Machine(context.Context) (ops.Machine, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return ops.Machine{Hostname: f.nodes[0].Hostname, EngineVersion: f.nodes[0].EngineVersion, APIVersion: "1.41", ImageStore: "classic"}, nil
+}
+
 func (f *fakeSwarm) Images(context.Context) ([]ops.LocalImage, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

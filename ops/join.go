@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -227,7 +228,7 @@ func (j *NodeJoin) plan(run *Run, nodes []Node, cluster Cluster) (Plan, error) {
 	}
 	var archs []string
 	for _, n := range nodes {
-		if n.ID == cluster.Self && older(m.EngineVersion, n.EngineVersion) {
+		if n.ID == cluster.Self && older(release(m.EngineVersion), release(n.EngineVersion)) {
 			warn("its Docker %s is older than %s on %s", m.EngineVersion, n.EngineVersion, n.Hostname)
 		}
 		if n.Hostname == m.Hostname {
@@ -348,12 +349,37 @@ func dialledAt(domain string) (string, bool) {
 	return net.JoinHostPort(host, port), true
 }
 
-// older compares versions like 20.10.24 and 28.5.2 by their first two numbers.
+// older compares versions like 20.10.24 and 28.5.2 number by number; one that has no
+// numbers is not older than any.
 func older(a, b string) bool {
-	var x, y [2]int
-	_, errA := fmt.Sscanf(a, "%d.%d", &x[0], &x[1])
-	_, errB := fmt.Sscanf(b, "%d.%d", &y[0], &y[1])
-	return errA == nil && errB == nil && (x[0] < y[0] || x[0] == y[0] && x[1] < y[1])
+	x, y := versionOf(a), versionOf(b)
+	return len(x) > 0 && slices.Compare(x, y) < 0
+}
+
+// versionOf returns the numbers at the beginning of a version: 28, 5, 2 of "v28.5.2+dfsg4".
+func versionOf(text string) (numbers []int) {
+	end := strings.IndexFunc(strings.TrimPrefix(text, "v"), func(r rune) bool { return r != '.' && (r < '0' || r > '9') })
+	text = strings.TrimPrefix(text, "v")
+	if end >= 0 {
+		text = text[:end]
+	}
+	for part := range strings.SplitSeq(text, ".") {
+		n, err := strconv.Atoi(part)
+		if err != nil {
+			break
+		}
+		numbers = append(numbers, n)
+	}
+	return numbers
+}
+
+// release is the first two numbers of a version: patches of one release are as good as each other.
+func release(version string) string {
+	n := versionOf(version)
+	if len(n) < 2 {
+		return ""
+	}
+	return fmt.Sprintf("%d.%d", n[0], n[1])
 }
 
 // Apply tells the engine to join.

@@ -121,12 +121,13 @@ func (c *NodeClean) Plan(ctx context.Context, run *Run) (Plan, error) {
 
 // needed are the images that must stay, and the repositories that are apps'.
 type needed struct {
-	images map[string]bool // name:tag and name@digest
-	repos  map[string]bool // names
+	images  map[string]bool // name:tag and name@digest
+	digests map[string]bool
+	repos   map[string]bool // names
 }
 
 func neededImages(services []Service) needed {
-	n := needed{map[string]bool{}, map[string]bool{}}
+	n := needed{map[string]bool{}, map[string]bool{}, map[string]bool{}}
 	keep := func(image string, app bool) {
 		named, ok := parseImage(image)
 		if !ok {
@@ -140,6 +141,7 @@ func neededImages(services []Service) needed {
 		}
 		if digested, ok := named.(reference.Digested); ok {
 			n.images[named.Name()+"@"+digested.Digest().String()] = true
+			n.digests[digested.Digest().String()] = true
 		}
 	}
 	for _, s := range services {
@@ -153,17 +155,29 @@ func neededImages(services []Service) needed {
 	return n
 }
 
-// old says whether an image is an app's and needed by nothing.
+// old says whether an image is an app's and needed by nothing. With the containerd image
+// store an image's id is its digest, and what swarm pulled is called name:tag@digest there;
+// the digest is listed under one of its names only.
 func (n needed) old(i LocalImage) bool {
+	if i.Used || n.digests[i.ID] {
+		return false
+	}
 	apps := false
 	for _, name := range i.Names {
 		named, ok := parseImage(name)
-		if !ok || n.images[named.String()] {
+		if !ok {
+			return false
+		}
+		key := named.String()
+		if digested, ok := named.(reference.Digested); ok {
+			key = named.Name() + "@" + digested.Digest().String()
+		}
+		if n.images[key] {
 			return false
 		}
 		apps = apps || n.repos[named.Name()]
 	}
-	return apps && !i.Used
+	return apps
 }
 
 func (e *cleaned) look(ctx context.Context, need needed) error {

@@ -121,10 +121,10 @@ func (n Node) reachedAt(d Address) (Address, HostKey) {
 }
 
 // connect reaches a node that was joined by Waggle, with the host key of then.
-func (r *Run) connect(ctx context.Context, n Node) (Server, error) {
-	addr, key := n.reachedAt(r.SSH)
+func (e Env) connect(ctx context.Context, n Node) (Server, error) {
+	addr, key := n.reachedAt(e.SSH)
 	if key == (HostKey{}) {
 		return nil, Errorf(Unavailable, "it was joined by hand, so its host key is not known here")
 	}
-	return r.Servers.Connect(ctx, addr, key)
+	return e.Servers.Connect(ctx, addr, key)
 }

@@ -375,7 +375,7 @@ func TestRegistryCheck(t *testing.T) {
 			return all
 		}
 		bad := task(2, "rejected", "No such image: reg:5000/acme/pizza:1", -1)
-		bad.Image = s.Image
+		bad.Image, bad.ImageMissing = s.Image, true
 		return append(all, bad)
 	}
 	h := startHouse(t, swarm)

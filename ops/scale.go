@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -129,43 +130,67 @@ func (s *Scale) capacity(ctx context.Context, run *Run, plan *Plan) error {
 	if s.to > 1 && !s.svc.Health.own() && len(s.svc.Ports) > 0 {
 		plan.Warnings = append(plan.Warnings, "it has no health check of its own: unless its image has one, a new replica gets requests as soon as its process runs")
 	}
-	if len(w.nodes) > 1 && run.builtHere(ctx, s.svc) {
-		plan.Warnings = append(plan.Warnings, "its image was built on a manager and is in no registry: other nodes cannot get it; `/registry migrate` brings it to one")
+	if len(w.nodes) > 1 {
+		if warning := run.notInRegistry(ctx, s.svc); warning != "" {
+			plan.Warnings = append(plan.Warnings, warning)
+		}
 	}
 	return nil
 }
 
-// builtHere says whether the service's image is known to be in no registry: it is a
-// release that went to none, or this manager's engine has it and neither pulled nor
-// pushed it.
-func (r *Run) builtHere(ctx context.Context, s Service) bool {
+// registryWithin is how long a plan waits for a registry that it only warns of.
+const registryWithin = 5 * time.Second
+
+// notInRegistry warns of an image that this manager's engine has and no registry, so that
+// other nodes cannot pull it; "" when it is in one or is not here. The registry is asked:
+// with the containerd image store every image has a digest, those built here too.
+func (r *Run) notInRegistry(ctx context.Context, s Service) string {
 	named, ok := parseImage(s.Image)
 	if _, pinned := named.(reference.Digested); !ok || pinned {
-		return false
+		return ""
 	}
+	const missing = "its image was built on a manager and is in no registry: other nodes cannot get it; `/registry migrate` brings it to one"
 	if reference.Domain(named) == hub && len(releasesOf(s)) > 0 {
-		return true
+		return missing // a release that was never pushed
 	}
 	images, err := r.Swarm.Images(ctx)
 	if err != nil {
-		r.Log.Info("it is not known where the image came from", "image", s.Image, "err", err)
-		return false
+		r.Log.Info("whether the image was built here is not known", "image", s.Image, "err", err)
+		return ""
 	}
-	for _, i := range images {
-		mine := false
-		for _, name := range i.Names {
+	tag := reference.TagNameOnly(named).String()
+	here := slices.IndexFunc(images, func(i LocalImage) bool {
+		return slices.ContainsFunc(i.Names, func(name string) bool {
 			n, ok := parseImage(name)
-			if _, digest := n.(reference.Digested); digest {
-				mine = false
-				break
-			}
-			mine = mine || ok && reference.TagNameOnly(n).String() == reference.TagNameOnly(named).String()
-		}
-		if mine {
-			return true
-		}
+			return ok && reference.TagNameOnly(n).String() == tag
+		})
+	})
+	if here < 0 {
+		return ""
 	}
-	return false
+	rs, err := ReadRegistries(ctx, r.Swarm)
+	if err == nil {
+		ctx, cancel := context.WithTimeout(ctx, registryWithin)
+		defer cancel()
+		err = r.find(ctx, rs, s.Image)
+	}
+	switch {
+	case err == nil:
+		return ""
+	case CodeOf(err) == NotFound, !images[here].travelled():
+		return missing
+	}
+	return fmt.Sprintf("it is not known whether its image is in a registry (%s): if it is in none, other nodes cannot get it; `/registry migrate` brings it to one", sentenceOf(err))
+}
+
+// travelled says whether an engine may have pulled or pushed the image. With the classic
+// image store one that has no digest was neither.
+func (i LocalImage) travelled() bool {
+	return slices.ContainsFunc(i.Names, func(name string) bool {
+		n, ok := parseImage(name)
+		_, digested := n.(reference.Digested)
+		return ok && digested
+	})
 }
 
 func releasesOf(s Service) []Release {

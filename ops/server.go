@@ -88,6 +88,7 @@ type Machine struct {
 	Hostname      string
 	EngineVersion string // 20.10.24
 	APIVersion    string // the newest it speaks: 1.41
+	ImageStore    string // "classic" or "containerd"
 	OS            string // Debian GNU/Linux 12 (bookworm)
 	OSType        string // linux
 	Arch          string // x86_64, aarch64

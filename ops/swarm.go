@@ -162,6 +162,9 @@ type Swarm interface {
 	// together; "" when there are none.
 	TaskLogs(ctx context.Context, taskID string, lines int) (string, error)
 
+	// Machine is what this manager's engine tells about itself.
+	Machine(ctx context.Context) (Machine, error)
+
 	// Build builds an image with BuildKit on this manager's engine; log is
 	// called with each line of progress, in order. A failing build is Failed,
 	// with the end of the failing step's output as its Log.

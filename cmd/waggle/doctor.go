@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"text/tabwriter"
 	"time"
 
 	"waggle/config"
@@ -66,8 +67,10 @@ type checkup struct {
 // finding is what a check came to.
 type finding struct {
 	says string // "" when nothing but what failed is known
-	warn []ops.Concern
-	fail []error // why Waggle could not work so
+	// table is shown below it, by rows; the first has the names of the columns.
+	table [][]string
+	warn  []ops.Concern
+	fail  []error // why Waggle could not work so
 }
 
 // found is what a check says, unless it failed.
@@ -98,10 +101,7 @@ func wrong(next, sentence string, args ...any) error {
 
 func (s *service) checkups(c config.Settings) []checkup {
 	return []checkup{
-		{"docker", func(ctx context.Context) finding {
-			info, err := s.swarm.Info(ctx)
-			return found(fmt.Sprintf("engine %s, API %s, on %s", info.EngineVersion, info.APIVersion, info.Hostname), err)
-		}},
+		{"docker", s.dockerCheckup},
 		{"swarm", func(ctx context.Context) finding {
 			if err := s.swarmReady(ctx); err != nil {
 				return found("", err)
@@ -137,6 +137,25 @@ func (s *service) checkups(c config.Settings) []checkup {
 		}},
 		{"git", func(ctx context.Context) finding { return gitCheckup(ctx, c.Git) }},
 	}
+}
+
+// dockerCheckup looks at the engine that Waggle uses, and on a manager at those of all nodes.
+func (s *service) dockerCheckup(ctx context.Context) finding {
+	info, err := s.swarm.Info(ctx)
+	if err != nil {
+		return found("", err)
+	}
+	says := fmt.Sprintf("engine %s, API %s, %s image store, on %s", info.EngineVersion, info.APIVersion, info.ImageStore, info.Hostname)
+	if info.Problem != "" {
+		return finding{says: says} // what is wrong with the swarm is the next check's
+	}
+	answer, err := ops.EngineCheck{}.Ask(ctx, s.runner, ops.Actor{})
+	f := asked(answer, err)
+	f.says = says
+	for _, part := range answer.Parts {
+		f.table = append(f.table, part.Table...)
+	}
+	return f
 }
 
 // gitCheckup looks for the programs and files that a checkout needs.
@@ -189,6 +208,13 @@ func (f finding) print(w io.Writer, part string) error {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%-5s %-11s %s\n", verdict, part, says)
+	table := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	for _, row := range f.table {
+		fmt.Fprintf(table, "%18s%s\n", "", strings.TrimRight(strings.Join(row, "\t"), "\t"))
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
 	for _, c := range below {
 		if c.What != "" {
 			fmt.Fprintf(&b, "%18s%s\n", "", c.What)

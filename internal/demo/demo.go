@@ -35,6 +35,7 @@ type Options struct {
 	Binary string // waggle itself, which is run as a process of its own
 	Exit   bool   // end after the transcript, instead of taking commands
 	Addr   string // where the workspace's page is, unless Exit
+	Engine string // the lab's engines, as in lab.Options
 	// Manifest is the Slack app's, in JSON.
 	Manifest []byte
 	In       io.Reader // commands, one a line
@@ -110,7 +111,7 @@ func (s *show) up(ctx context.Context) error {
 		s.say("The workspace is open in a browser at %s: watch it there.\n\n", s.page.URL)
 	}
 	err = s.timed("a swarm of three engines, a fourth beside it, and a registry", func() (err error) {
-		s.lab, err = lab.Start(ctx, lab.Options{Nodes: 4, Spare: 1, Swarm: true, Progress: func(what string) { s.say("  · %s\n", what) }})
+		s.lab, err = lab.Start(ctx, lab.Options{Nodes: 4, Spare: 1, Swarm: true, Engine: s.Engine, Progress: func(what string) { s.say("  · %s\n", what) }})
 		return err
 	})
 	if err != nil {

@@ -58,6 +58,11 @@ func TestJoinRefused(t *testing.T) {
 			b := &bench{T: t, ctx: b.ctx, lab: b.lab, ws: b.ws, waggle: b.waggle, settings: b.settings}
 			b.must(tc.set())
 			defer func() { b.must(tc.end()) }()
+			defer func() {
+				if t.Failed() {
+					t.Log(n.SSHLog())
+				}
+			}()
 			b.say(ada, tc.line)
 			m := b.match(30*time.Second, ada, tc.says[0], "`"+tc.line+"`")
 			contains(t, "the answer", m.Plain(), tc.says...)

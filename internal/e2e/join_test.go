@@ -100,7 +100,7 @@ func TestNodeLife(t *testing.T) {
 	b.say(ada, "/join-node "+worker.Addr)
 	waits := b.seesAbout(worker.Addr, "waits for an approval")
 	contains(t, "the plan", waits.Plain(), "in no swarm → worker", ssh.FingerprintSHA256(worker.HostKey())+" (ssh-ed25519)",
-		worker.Name+": Debian GNU/Linux", "cores", "API 1.41", "Why: a node runs the swarm's tasks", "[Approve]")
+		worker.Name+": Debian GNU/Linux", "cores", "Docker "+worker.EngineVersion+" (API 1.", "Why: a node runs the swarm's tasks", "[Approve]")
 	// A port that looks closed is a hint only: the kernel may be slow to forget that
 	// an earlier test's overlay listened there.
 	if strings.Contains(waits.Plain(), "does not reach") {

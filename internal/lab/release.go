@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 )
 
@@ -46,10 +45,9 @@ func parseEngines(text string) ([]release, error) {
 	}
 	var all []release
 	for item := range strings.SplitSeq(text, ",") {
-		name, store, _ := strings.Cut(strings.TrimSpace(item), "+")
+		name, store, chosen := strings.Cut(strings.TrimSpace(item), "+")
 		known := name == systemRelease || filepath.IsAbs(name) || suitesOf[name] != nil
-		if !known || !slices.Contains([]string{"", storeClassic, storeContainerd}, store) ||
-			name == "20" && store == storeContainerd {
+		if !known || chosen && store != storeClassic && store != storeContainerd || name == "20" && store == storeContainerd {
 			return nil, fmt.Errorf("no lab engine %q: choose system, 20, 26, 28 or the absolute path of a directory with dockerd, "+
 				"containerd and runc, each but 20 also with +classic or +containerd for its image store, "+
 				"or a comma-separated list of these for the nodes in turn", strings.TrimSpace(item))

@@ -156,6 +156,9 @@ func (n *Node) authorized(user string) string {
 	return filepath.Join(n.dir, "run", "lab", "authorized_keys", user)
 }
 
+// SSHLog is what the node's sshd logged last.
+func (n *Node) SSHLog() string { return logTail(filepath.Join(n.dir, "sshd.log")) }
+
 // StartSSH starts the node's sshd.
 func (n *Node) StartSSH(ctx context.Context) error {
 	if n.sshd != nil && n.sshd.running() {

@@ -125,6 +125,7 @@ type Info struct {
 	Host          string // the address it is reached at
 	EngineVersion string
 	APIVersion    string // the version that was negotiated
+	ImageStore    string // "classic" or "containerd"
 	Hostname      string
 	NodeID        string // this engine's id as a node
 	SwarmID       string
@@ -146,6 +147,7 @@ func (c *Client) Info(ctx context.Context) (Info, error) {
 		Host:          c.host,
 		EngineVersion: i.ServerVersion,
 		APIVersion:    c.api.ClientVersion(),
+		ImageStore:    imageStore(&i),
 		Hostname:      i.Name,
 		NodeID:        i.Swarm.NodeID,
 		Manager:       i.Swarm.ControlAvailable,

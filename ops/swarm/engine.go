@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -60,6 +61,7 @@ func (c *Client) Machine(ctx context.Context) (ops.Machine, error) {
 		Hostname:      i.Name,
 		EngineVersion: i.ServerVersion,
 		APIVersion:    ping.APIVersion,
+		ImageStore:    imageStore(&i),
 		OS:            i.OperatingSystem,
 		OSType:        i.OSType,
 		Arch:          i.Architecture,
@@ -71,6 +73,15 @@ func (c *Client) Machine(ctx context.Context) (ops.Machine, error) {
 		m.ClockAhead = there.Sub(asked.Add(answered.Sub(asked) / 2))
 	}
 	return m, nil
+}
+
+// imageStore is where an engine has its images. The containerd image store tells itself by
+// the driver's status, as docker info shows it.
+func imageStore(i *system.Info) string {
+	if slices.Contains(i.DriverStatus, [2]string{"driver-type", "io.containerd.snapshotter.v1"}) {
+		return "containerd"
+	}
+	return "classic"
 }
 
 func (c *Client) unread(err error) error {

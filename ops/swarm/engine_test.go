@@ -42,7 +42,7 @@ func TestMachine(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			want := ops.Machine{Hostname: "node1", EngineVersion: "20.10.24+dfsg1", APIVersion: "1.41", OS: "Debian GNU/Linux 12 (bookworm)", OSType: "linux",
+			want := ops.Machine{Hostname: "node1", EngineVersion: "20.10.24+dfsg1", APIVersion: "1.41", ImageStore: "classic", OS: "Debian GNU/Linux 12 (bookworm)", OSType: "linux",
 				Arch: "x86_64", CPUs: 4, Memory: 8 << 30, ClockAhead: time.Hour, Swarm: c.want}
 			if !reflect.DeepEqual(m, want) {
 				t.Errorf("got  %+v\nwant %+v", m, want)

@@ -1,0 +1,132 @@
+package ops
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// oldestTried is the oldest engine that Waggle is tested on.
+const oldestTried = "20.10"
+
+// buildkitHole is a vulnerability of the BuildKit that is part of an engine. Whoever may
+// push to an app's repository reaches it on the managers, where Waggle builds.
+type buildkitHole struct {
+	fixedIn string // the first engine without it
+	what    string
+	ids     string
+}
+
+// buildkitHoles are the known ones, the worst first: those of releases by which a build gets
+// out of its container, and the last release with fixes.
+// Sources: the release notes of Docker Engine 25.0.2, 29.3.1 and 29.8.2.
+var buildkitHoles = []buildkitHole{
+	{"25.0.2", "a Dockerfile can read, remove and run things on the host", "CVE-2024-23651, CVE-2024-23652, CVE-2024-23653"},
+	{"29.3.1", "the image that a `# syntax=` line names can write files of the host", "CVE-2026-33747"},
+	{"29.8.2", "a build can exhaust the engine's memory", "GHSA-mgqf-486f-49vp"},
+}
+
+// EngineCheck asks which engines the nodes run, and what is known against them.
+type EngineCheck struct{}
+
+func (EngineCheck) Needs() Role { return Viewer }
+
+// Ask lists each node's engine, API and image store: Waggle's own by the engine, those that
+// it joined over SSH, and of others what the swarm knows, the version.
+func (EngineCheck) Ask(ctx context.Context, r *Runner, _ Actor) (Answer, error) {
+	nodes, err := r.Env.Swarm.Nodes(ctx)
+	if err != nil {
+		return Answer{}, err
+	}
+	cluster, err := r.Env.Swarm.Cluster(ctx)
+	if err != nil {
+		return Answer{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookWithin)
+	defer cancel()
+	machines, problems := make([]Machine, len(nodes)), make([]error, len(nodes))
+	var looks errgroup.Group
+	looks.SetLimit(8)
+	for i, n := range nodes {
+		looks.Go(func() error {
+			machines[i], problems[i] = r.Env.machineOf(ctx, n, n.ID == cluster.Self)
+			return nil
+		})
+	}
+	_ = looks.Wait() // what went wrong is in problems
+	rows := [][]string{{"NODE", "DOCKER", "API", "IMAGE STORE"}}
+	asked := 0
+	for i, n := range nodes {
+		row := []string{n.Hostname, n.EngineVersion, "", "not asked: " + sentenceOf(problems[i])}
+		if problems[i] == nil {
+			asked++
+			row[1], row[2], row[3] = machines[i].EngineVersion, machines[i].APIVersion, machines[i].ImageStore
+		}
+		rows = append(rows, row)
+	}
+	a := Answer{Head: fmt.Sprintf("%s, %d of them asked", many(len(nodes), "engine"), asked), Parts: []Part{{Table: rows}}}
+	engineConcerns(&a, nodes, machines)
+	return a, nil
+}
+
+// machineOf asks a node's engine about itself.
+func (e Env) machineOf(ctx context.Context, n Node, self bool) (Machine, error) {
+	if self {
+		return e.Swarm.Machine(ctx)
+	}
+	if !n.up() {
+		return Machine{}, Errorf(Unavailable, "it is %s", n.State)
+	}
+	server, err := e.connect(ctx, n)
+	if err != nil {
+		return Machine{}, err
+	}
+	defer func() { _ = server.Close() }() // only read
+	return server.Machine(ctx)
+}
+
+// engineConcerns adds what is known against the nodes' engines, and that they differ.
+// A version without a number, as of an engine that somebody built, is left out.
+func engineConcerns(a *Answer, nodes []Node, machines []Machine) {
+	var old []string
+	holes := make([][]string, len(buildkitHoles)) // nodes by their worst hole
+	versions, stores := map[string][]string{}, map[string][]string{}
+	for i, n := range nodes {
+		version := n.EngineVersion
+		versions[version] = append(versions[version], n.Hostname)
+		if store := machines[i].ImageStore; store != "" {
+			stores[store] = append(stores[store], n.Hostname)
+		}
+		if older(version, oldestTried) {
+			old = append(old, n.Hostname)
+		}
+		if h := slices.IndexFunc(buildkitHoles, func(h buildkitHole) bool { return older(version, h.fixedIn) }); h >= 0 && n.Role == "manager" {
+			holes[h] = append(holes[h], fmt.Sprintf("%s (%s)", n.Hostname, version))
+		}
+	}
+	if len(old) > 0 {
+		a.Concern(fmt.Sprintf("%s: Docker is older than %s, the oldest that Waggle is tested on", strings.Join(old, ", "), oldestTried), "upgrade Docker there")
+	}
+	for h, at := range holes {
+		if len(at) > 0 {
+			a.Concern(fmt.Sprintf("%s: with the BuildKit of Docker before %s, %s (%s)", strings.Join(at, ", "), buildkitHoles[h].fixedIn, buildkitHoles[h].what, buildkitHoles[h].ids),
+				"upgrade Docker there, unless the package has the fix backported: everybody who may push can use the hole")
+		}
+	}
+	differ := func(what string, all map[string][]string, then string) {
+		if len(all) < 2 {
+			return
+		}
+		var parts []string
+		for _, k := range slices.Sorted(maps.Keys(all)) {
+			parts = append(parts, k+" on "+strings.Join(all[k], ", "))
+		}
+		a.Concern(fmt.Sprintf("the nodes have different %s: %s", what, strings.Join(parts, "; ")), then)
+	}
+	differ("Docker versions", versions, "upgrade the older ones")
+	differ("image stores", stores, "this works; choose one with `features.containerd-snapshotter` in each /etc/docker/daemon.json")
+}
