@@ -12,7 +12,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"time"
 
@@ -278,6 +277,9 @@ func (r *record) failure() string {
 	return r.Error
 }
 
+// endedWithoutImage is a build's stream that ends in good order and tells nothing.
+const endedWithoutImage = "Docker ended it without an image and without an error"
+
 // stepError is a build that failed in itself.
 type stepError struct {
 	message string // the engine's words
@@ -298,7 +300,9 @@ func follow(stream io.Reader, p *progress) error {
 			p.flush()
 			return nil
 		case err == io.EOF:
-			return fmt.Errorf("the engine ended the build without a result: %w", io.ErrUnexpectedEOF)
+			p.flush()
+			step, log := p.lastStep()
+			return &stepError{message: endedWithoutImage, step: step, log: log}
 		case err != nil:
 			return err
 		}
@@ -346,14 +350,17 @@ func (c *Client) buildFailed(ctx context.Context, err error, req ops.BuildReques
 	if e.Log == "" {
 		e.Log = strings.TrimSpace(rest)
 	}
-	base, isBase := strings.CutPrefix(step.step, "[internal] load metadata for ")
+	base, isBase := strings.CutPrefix(step.step, loadBase)
 	switch {
 	case isBase:
-		e.Sentence = fmt.Sprintf("The base image %s cannot be fetched: %s", base, first)
+		e.Sentence = fmt.Sprintf("The base image %s cannot be fetched: %s", base, shortCause(first))
 	case step.step != "":
 		e.Sentence = fmt.Sprintf("The build failed at %s: %s", shorten(step.step, 120), first)
 	default:
 		e.Sentence = "The build failed: " + first
+	}
+	if message == endedWithoutImage {
+		e.Next = "See the engine's log: journalctl -u docker"
 	}
 	if m := noSecret.FindStringSubmatch(message); m != nil {
 		e.Next = fmt.Sprintf("Set the secret %s with `/app build-secret`", m[1])
@@ -365,7 +372,7 @@ func (c *Client) buildFailed(ctx context.Context, err error, req ops.BuildReques
 		e.Next = "The Dockerfile's `# syntax=` line makes the engine fetch docker/dockerfile from Docker Hub, which failed: remove the line, or let the engine reach Docker Hub"
 	case fetching && untrusted.in(words):
 		e.Next = "Give the registry a certificate that is trusted, or list it in the engine's insecure-registries as http://host:port"
-	case fetching && refused.in(words):
+	case fetching && (refused.in(words) || isBase && notInRegistry.in(words)):
 		e.Next = "See whether the base image exists and whether its registry is added with the right credentials (`/registry list`)"
 	case fetching && unreachable.in(words):
 		e.Next = "See whether this manager reaches the base image's registry"
@@ -379,27 +386,4 @@ func shorten(s string, n int) string {
 		return string(r[:n-1]) + "…"
 	}
 	return s
-}
-
-// ranProcess is how BuildKit, old and new, tells that a RUN failed. It repeats
-// the command, which the step's name has already.
-var ranProcess = regexp.MustCompile(`(?s)^(?:executor failed running \[.*\]|process ".*" did not complete successfully): (.*)$`)
-
-// noSecret is how BuildKit tells that a mounted secret, which the Dockerfile requires, was
-// not given.
-var noSecret = regexp.MustCompile(`secret ([A-Za-z0-9_][A-Za-z0-9_.-]*)(?: not found)?: not found`)
-
-// cleanBuild removes from a build's error what says nothing to a person.
-func cleanBuild(message string) string {
-	for before := ""; before != message; {
-		before = message
-		message = clean(message)
-		for _, p := range []string{"failed to solve with frontend dockerfile.v0: ", "failed to solve with frontend gateway.v0: ", "failed to solve: ", "failed to create LLB definition: ", "failed to build LLB: ", "failed to compute cache key: "} {
-			message = strings.TrimPrefix(message, p)
-		}
-	}
-	if m := ranProcess.FindStringSubmatch(message); m != nil {
-		message = m[1]
-	}
-	return message
 }

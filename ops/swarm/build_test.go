@@ -74,6 +74,10 @@ func TestBuildStreamThatIsCutOff(t *testing.T) {
 			t.Errorf("%s: taken for a success", name)
 		}
 	}
+	var step *stepError
+	if err := follow(strings.NewReader(whole[:strings.Index(whole, `{"id":"moby.image.id"`)]), newProgress(nil)); !errors.As(err, &step) || step.message != endedWithoutImage || step.step == "" {
+		t.Errorf("a stream that ends in good order without an image: %#v", err)
+	}
 	if err := follow(strings.NewReader(`{"id":"moby.buildkit.trace"}{"id":"moby.image.id","aux":{"ID":"sha256:0"}}`), newProgress(nil)); err != nil {
 		t.Errorf("a record without aux: %v", err)
 	}
@@ -157,7 +161,17 @@ func TestWhyABuildFailed(t *testing.T) {
 		"base unreachable": {"failed to do request: Head: dial tcp 1.2.3.4:443: connect: connection refused", "[internal] load metadata for r/base:1", "The base image r/base:1", "reaches the base image's registry"},
 		"base untrusted":   {"failed to do request: http: server gave HTTP response to HTTPS client", "[internal] load metadata for r/base:1", "The base image r/base:1", "insecure-registries as http://"},
 		"denied in a step": {"executor failed running [/bin/sh -c cat /x]: permission denied", "[2/2] RUN cat /x", "The build failed at [2/2] RUN cat /x: permission denied", ""},
-		"leak":             {"no access with password canary", "", "The build failed: no access with password <secret>", ""},
+		// As 26 and 28 tell it, with either image store.
+		"base refused, new": {"failed to solve: 10.99.7.1:5001/busybox:1: failed to resolve source metadata for 10.99.7.1:5001/busybox:1: unexpected status from HEAD request to http://10.99.7.1:5001/v2/busybox/manifests/1: 401 Unauthorized",
+			"[internal] load metadata for 10.99.7.1:5001/busybox:1", "The base image 10.99.7.1:5001/busybox:1 cannot be fetched: 401 Unauthorized", "right credentials"},
+		"base not there": {"failed to solve: 10.99.7.1:5000/busybox:nope: failed to resolve source metadata for 10.99.7.1:5000/busybox:nope: 10.99.7.1:5000/busybox:nope: not found",
+			"[internal] load metadata for 10.99.7.1:5000/busybox:nope", "The base image 10.99.7.1:5000/busybox:nope cannot be fetched: not found", "whether the base image exists"},
+		"base unreachable, new": {`failed to solve: 10.99.7.1:5999/x:1: failed to resolve source metadata for 10.99.7.1:5999/x:1: failed to do request: Head "https://10.99.7.1:5999/v2/x/manifests/1": dial tcp 10.99.7.1:5999: connect: connection refused`,
+			"[internal] load metadata for 10.99.7.1:5999/x:1", "The base image 10.99.7.1:5999/x:1 cannot be fetched: dial tcp 10.99.7.1:5999: connect: connection refused", "reaches the base image's registry"},
+		"copy of nothing": {`failed to solve: failed to compute cache key: failed to calculate checksum of ref 4d3b5b29-c360-4d64-96bf-71213bd7e35a::bpog8f4gooivbb43g8b6fh0ht: "/nope": not found`,
+			"[2/2] COPY nope /", `The build failed at [2/2] COPY nope /: "/nope": not found`, ""},
+		"no result": {endedWithoutImage, "[2/2] RUN make", "The build failed at [2/2] RUN make: Docker ended it without an image and without an error", "journalctl"},
+		"leak":      {"no access with password canary", "", "The build failed: no access with password <secret>", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			req := ops.BuildRequest{Tag: "x", Logins: []ops.RegistryLogin{{Domain: "r", Auth: ops.RegistryAuth{Username: "u", Password: "canary"}}}}

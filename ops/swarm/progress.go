@@ -193,6 +193,20 @@ func (p *progress) flush() {
 	}
 }
 
+// lastStep returns the name of the newest step and the end of its output.
+func (p *progress) lastStep() (name, log string) {
+	var last *step
+	for _, s := range p.steps {
+		if last == nil || s.number > last.number {
+			last = s
+		}
+	}
+	if last == nil {
+		return "", ""
+	}
+	return last.name, strings.Join(last.tail, "\n")
+}
+
 // failing returns the name of the step that failed last and the end of its
 // output.
 func (p *progress) failing() (name, log string) {

@@ -118,7 +118,7 @@ func imageMissing(message string) bool {
 var (
 	digestInText = regexp.MustCompile(`@sha256:[0-9a-f]{64}`)
 	loneColons   = regexp.MustCompile(`(?:\s*:)+(\s|$)`)
-	pullPrefix   = regexp.MustCompile(`^(?:failed to resolve reference|failed to do request|unexpected status from \w+ request to|Get|Head|error pulling image|rejected): `)
+	causePrefix  = regexp.MustCompile(`^(?:failed to resolve reference|failed to resolve source metadata for|failed to do request|unexpected status from \w+ request to|Get|Head|error pulling image): `)
 )
 
 // pullError puts the cause of a failed pull first, and the image behind it without its
@@ -129,15 +129,21 @@ func pullError(message, image string) string {
 	if strings.HasPrefix(strings.ToLower(message), "no such image") {
 		return digestInText.ReplaceAllString(message, "")
 	}
+	return shortCause(message) + " (pulling " + image + ")"
+}
+
+// shortCause takes the names and the steps that led there off an engine's message about an
+// image, which newer engines repeat up to three times before they come to the cause.
+func shortCause(message string) string {
 	short := strings.NewReplacer("manifest for not found", "manifest not found", " for ,", ",").
 		Replace(strings.Join(strings.Fields(loneColons.ReplaceAllString(withoutNames(message), ":$1")), " "))
 	for before := ""; before != short; {
-		before, short = short, pullPrefix.ReplaceAllString(short, "")
+		before, short = short, causePrefix.ReplaceAllString(strings.Trim(short, ": "), "")
 	}
-	if short = strings.Trim(short, ": "); short == "" {
-		short = digestInText.ReplaceAllString(message, "")
+	if short == "" {
+		return digestInText.ReplaceAllString(message, "")
 	}
-	return short + " (pulling " + image + ")"
+	return short
 }
 
 // pushedDigest is how both image stores end a push; the classic one repeats it in an aux
@@ -154,4 +160,38 @@ func digestOfPush(status string) string {
 		return d.String()
 	}
 	return ""
+}
+
+// loadBase begins the name of the step in which BuildKit looks a base image up.
+const loadBase = "[internal] load metadata for "
+
+// buildPrefixes are what BuildKit puts before what went wrong in a build.
+var buildPrefixes = []string{"failed to solve with frontend dockerfile.v0: ", "failed to solve with frontend gateway.v0: ", "failed to solve: ",
+	"failed to create LLB definition: ", "failed to build LLB: ", "failed to compute cache key: "}
+
+// checksumOf is what newer engines put before the name of a file that COPY does not find.
+var checksumOf = regexp.MustCompile(`^failed to calculate checksum of ref \S+: `)
+
+// ranProcess is how BuildKit, old and new, tells that a RUN failed. It repeats
+// the command, which the step's name has already.
+var ranProcess = regexp.MustCompile(`(?s)^(?:executor failed running \[.*\]|process ".*" did not complete successfully): (.*)$`)
+
+// noSecret is how BuildKit tells that a mounted secret, which the Dockerfile requires, was
+// not given.
+var noSecret = regexp.MustCompile(`secret ([A-Za-z0-9_][A-Za-z0-9_.-]*)(?: not found)?: not found`)
+
+// cleanBuild removes from a build's error what says nothing to a person.
+func cleanBuild(message string) string {
+	for before := ""; before != message; {
+		before = message
+		message = clean(message)
+		for _, p := range buildPrefixes {
+			message = strings.TrimPrefix(message, p)
+		}
+		message = checksumOf.ReplaceAllString(message, "")
+	}
+	if m := ranProcess.FindStringSubmatch(message); m != nil {
+		message = m[1]
+	}
+	return message
 }
