@@ -93,7 +93,7 @@ func TestScaleSaysWhatIsWrongWithReplicasThatDoNotRun(t *testing.T) {
 	m := b.seesWithin(90*time.Second, ada, "pizza: 3 of 5 run and nothing has changed for 20s")
 	contains(t, "the message", m.Plain(), "no suitable node (max replicas per node limit exceed", "`/scale pizza 1` goes back", "node-1 1")
 	m = b.seesWithin(90*time.Second, ada, "ghost: 0 of 1 run")
-	contains(t, "the message", m.Plain(), "No such image", "`/scale ghost 0` goes back")
+	contains(t, "the message", m.Plain(), b.lab.BaseImage+"-missing", "`/scale ghost 0` goes back")
 }
 
 func TestScaleThatIsLockedSaysByWhom(t *testing.T) {

@@ -40,15 +40,28 @@ func golden(t *testing.T, name string, lines []string) {
 	}
 }
 
-// The streams in testdata are those of real builds by Engine 20.10.
+// The streams in testdata are those of real builds: by Engine 20.10, and by 28.5 with the
+// containerd image store.
 
 func TestProgressOfABuild(t *testing.T) {
-	var lines []string
-	err := follow(strings.NewReader(data(t, "build-ok.json")), newProgress(func(l string) { lines = append(lines, l) }))
-	if err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"build-ok", "build-ok-28-containerd"} {
+		var lines []string
+		err := follow(strings.NewReader(data(t, name+".json")), newProgress(func(l string) { lines = append(lines, l) }))
+		if err != nil {
+			t.Fatal(err)
+		}
+		golden(t, name+".txt", lines)
 	}
-	golden(t, "build-ok.txt", lines)
+}
+
+func TestNewEngineTellsAFailingBuild(t *testing.T) {
+	var lines []string
+	err := follow(strings.NewReader(data(t, "build-failed-28-containerd.json")), newProgress(func(l string) { lines = append(lines, l) }))
+	golden(t, "build-failed-28-containerd.txt", lines)
+	var step *stepError
+	if !errors.As(err, &step) || !strings.HasPrefix(step.step, "[2/2] RUN echo first") || step.log != "then\nfirst" || cleanBuild(step.message) != "exit code: 3" {
+		t.Errorf("error is %#v", err)
+	}
 }
 
 func TestProgressOfAFailingBuild(t *testing.T) {
