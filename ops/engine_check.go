@@ -13,20 +13,20 @@ import (
 // oldestTried is the oldest engine that Waggle is tested on.
 const oldestTried = "20.10"
 
-// buildkitHole is a vulnerability of the BuildKit that is part of an engine. Whoever may
-// push to an app's repository reaches it on the managers, where Waggle builds.
-type buildkitHole struct {
+// advisory is a known vulnerability of the BuildKit that is part of an engine. Whoever may
+// push to an app's repository can use it on the managers, where Waggle builds.
+type advisory struct {
 	fixedIn string // the first engine without it
 	what    string
 	ids     string
 }
 
-// buildkitHoles are the known ones, the worst first: those of releases by which a build gets
-// out of its container, and the last release with fixes.
-// Sources: the release notes of Docker Engine 25.0.2, 29.3.1 and 29.8.2.
-var buildkitHoles = []buildkitHole{
-	{"25.0.2", "a Dockerfile can read, remove and run things on the host", "CVE-2024-23651, CVE-2024-23652, CVE-2024-23653"},
-	{"29.3.1", "the image that a `# syntax=` line names can write files of the host", "CVE-2026-33747"},
+// advisories are the known ones, the oldest first. An engine is told the first that it has:
+// the release that fixes it need not fix the later ones.
+// Sources: the release notes of Docker Engine 25.0.2 and 29.8.2, and of BuildKit 0.28.1.
+var advisories = []advisory{
+	{"25.0.2", "a Dockerfile can read, delete and run files on the host", "CVE-2024-23651, CVE-2024-23652, CVE-2024-23653"},
+	{"29.3.1", "the image named in a `# syntax=` line can write files on the host", "CVE-2026-33747"},
 	{"29.8.2", "a build can exhaust the engine's memory", "GHSA-mgqf-486f-49vp"},
 }
 
@@ -93,7 +93,7 @@ func (e Env) machineOf(ctx context.Context, n Node, self bool) (Machine, error) 
 // A version without a number, as of an engine that somebody built, is left out.
 func engineConcerns(a *Answer, nodes []Node, machines []Machine) {
 	var old []string
-	holes := make([][]string, len(buildkitHoles)) // nodes by their worst hole
+	vulnerable := make([][]string, len(advisories)) // nodes by their oldest advisory
 	versions, stores := map[string][]string{}, map[string][]string{}
 	for i, n := range nodes {
 		version := n.EngineVersion
@@ -104,17 +104,18 @@ func engineConcerns(a *Answer, nodes []Node, machines []Machine) {
 		if older(version, oldestTried) {
 			old = append(old, n.Hostname)
 		}
-		if h := slices.IndexFunc(buildkitHoles, func(h buildkitHole) bool { return older(version, h.fixedIn) }); h >= 0 && n.Role == "manager" {
-			holes[h] = append(holes[h], fmt.Sprintf("%s (%s)", n.Hostname, version))
+		if k := slices.IndexFunc(advisories, func(v advisory) bool { return older(version, v.fixedIn) }); k >= 0 && n.Role == "manager" {
+			vulnerable[k] = append(vulnerable[k], fmt.Sprintf("%s (%s)", n.Hostname, version))
 		}
 	}
 	if len(old) > 0 {
-		a.Concern(fmt.Sprintf("%s: Docker is older than %s, the oldest that Waggle is tested on", strings.Join(old, ", "), oldestTried), "upgrade Docker there")
+		a.Concern(fmt.Sprintf("%s: Docker is older than %s, the oldest version that Waggle is tested on", strings.Join(old, ", "), oldestTried), "upgrade Docker there")
 	}
-	for h, at := range holes {
+	for k, at := range vulnerable {
 		if len(at) > 0 {
-			a.Concern(fmt.Sprintf("%s: with the BuildKit of Docker before %s, %s (%s)", strings.Join(at, ", "), buildkitHoles[h].fixedIn, buildkitHoles[h].what, buildkitHoles[h].ids),
-				"upgrade Docker there, unless the package has the fix backported: everybody who may push can use the hole")
+			v := advisories[k]
+			a.Concern(fmt.Sprintf("%s: BuildKit before Docker %s is vulnerable: %s (%s)", strings.Join(at, ", "), v.fixedIn, v.what, v.ids),
+				"upgrade Docker there, unless its package has the fix backported; until then, everybody who may push to an app's repository can use it")
 		}
 	}
 	differ := func(what string, all map[string][]string, then string) {

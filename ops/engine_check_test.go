@@ -20,8 +20,8 @@ func TestEngineCheck(t *testing.T) {
 	text := answered(h.asks(t, ops.EngineCheck{}))
 	tells(t, text, "3 engines, 2 of them asked",
 		"n1 | 20.10.24+dfsg1 | 1.41 | classic\nn2 | 29.8.2 | 1.55 | containerd\nn3 | 19.03.15 |  | not asked: it was joined by hand",
-		"! n3: Docker is older than 20.10, the oldest that Waggle is tested on",
-		"! n1 (20.10.24+dfsg1): with the BuildKit of Docker before 25.0.2, a Dockerfile can read", "CVE-2024-23651",
+		"! n3: Docker is older than 20.10, the oldest version that Waggle is tested on",
+		"! n1 (20.10.24+dfsg1): BuildKit before Docker 25.0.2 is vulnerable: a Dockerfile can read", "CVE-2024-23651",
 		"! the nodes have different Docker versions: 19.03.15 on n3; 20.10.24+dfsg1 on n1; 29.8.2 on n2",
 		"! the nodes have different image stores: classic on n1; containerd on n2")
 	if h.servers.open != 0 {
@@ -29,8 +29,8 @@ func TestEngineCheck(t *testing.T) {
 	}
 }
 
-// TestEngineHoles are the versions that the check warns of, each for its worst hole.
-func TestEngineHoles(t *testing.T) {
+// TestEngineAdvisories are the versions that the check warns of, each for its oldest advisory.
+func TestEngineAdvisories(t *testing.T) {
 	for version, want := range map[string]string{
 		"20.10.24+dfsg1": "CVE-2024-23651", "24.0.9": "CVE-2024-23651", "25.0.1": "CVE-2024-23651", "25.0": "CVE-2024-23651",
 		"25.0.2": "CVE-2026-33747", "28.5.2+dfsg4": "CVE-2026-33747", "v29.3.0": "CVE-2026-33747",
@@ -53,7 +53,7 @@ func TestEngineHoles(t *testing.T) {
 func TestScaleWarnsOfImagesInNoRegistry(t *testing.T) {
 	const (
 		missing = "its image was built on a manager and is in no registry: other nodes cannot get it; `/registry migrate` brings it to one"
-		unknown = "it is not known whether its image is in a registry (The registry docker.io did not answer in time): if it is in none, other nodes cannot get it"
+		unknown = "can't tell whether a registry has its image (The registry docker.io did not answer in time); if none has, other nodes can't pull it: `/registry migrate` pushes it to one"
 	)
 	digest := "sha256:" + strings.Repeat("1", 64)
 	away := ops.Errorf(ops.Unavailable, "The registry docker.io did not answer in time")

@@ -180,7 +180,7 @@ func (r *Run) notInRegistry(ctx context.Context, s Service) string {
 	case CodeOf(err) == NotFound, !images[here].travelled():
 		return missing
 	}
-	return fmt.Sprintf("it is not known whether its image is in a registry (%s): if it is in none, other nodes cannot get it; `/registry migrate` brings it to one", sentenceOf(err))
+	return fmt.Sprintf("can't tell whether a registry has its image (%s); if none has, other nodes can't pull it: `/registry migrate` pushes it to one", sentenceOf(err))
 }
 
 // travelled says whether an engine may have pulled or pushed the image. With the classic

@@ -278,7 +278,7 @@ func (r *record) failure() string {
 }
 
 // endedWithoutImage is a build's stream that ends in good order and tells nothing.
-const endedWithoutImage = "Docker ended it without an image and without an error"
+const endedWithoutImage = "Docker reported neither an image nor an error"
 
 // stepError is a build that failed in itself.
 type stepError struct {

@@ -106,8 +106,8 @@ func (c *Client) pushFailed(ctx context.Context, err error, named reference.Name
 	e := &ops.Error{Code: ops.Failed, Err: errors.New(message)}
 	switch {
 	case errors.As(err, &silent):
-		last := cmp.Or(scrub(string(silent), auth), "nothing")
-		e.Sentence = fmt.Sprintf("Docker did not say which digest it pushed %s with. It ended with: %s", reference.FamiliarString(named), last)
+		last := cmp.Or(scrub(string(silent), auth), "none")
+		e.Sentence = fmt.Sprintf("Docker finished pushing %s without reporting a digest. Its last line: %s", reference.FamiliarString(named), last)
 		return e.Then("See the engine's log: journalctl -u docker")
 	case notLocal.in(words):
 		e.Sentence = "This engine has no image " + named.String()

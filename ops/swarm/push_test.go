@@ -100,8 +100,8 @@ func TestWhyAPushFailed(t *testing.T) {
 		"wrong password, containerd": {says(data(t, "push-unauthorized-28-containerd.json")), mia, ops.Failed,
 			"The registry 10.99.7.1:5000 does not let mia push to pizza: unknown: unexpected status from HEAD request", "/registry edit"},
 		// Nothing says that the engine is away, so nothing is gained by trying again.
-		"no digest": {says(`{"status":"Preparing"}{"status":"1: pushed canary"}`), mia, ops.Failed, "Docker did not say which digest it pushed 10.99.7.1:5000/pizza:1 with. It ended with: 1: pushed <secret>", "journalctl"},
-		"no words":  {says(``), mia, ops.Failed, "It ended with: nothing", "journalctl"},
+		"no digest": {says(`{"status":"Preparing"}{"status":"1: pushed canary"}`), mia, ops.Failed, "Docker finished pushing 10.99.7.1:5000/pizza:1 without reporting a digest. Its last line: 1: pushed <secret>", "journalctl"},
+		"no words":  {says(``), mia, ops.Failed, "Its last line: none", "journalctl"},
 		"cut off":   {cutOff(`{"status":"Preparing"}`), mia, ops.Unavailable, "Docker does not answer", "engine"},
 		"engine":    {fails(500, "disk full"), mia, ops.Internal, "disk full", ""},
 	} {
