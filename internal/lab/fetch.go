@@ -54,9 +54,6 @@ func (l *Lab) programs(ctx context.Context, r release) (string, error) {
 		return "", nil
 	}
 	// Tests of several packages start labs at the same time.
-	if err := os.MkdirAll(enginesDir, 0o755); err != nil {
-		return "", fmt.Errorf("keeping an engine: %w", err)
-	}
 	unlock, err := lockDir(ctx, enginesDir)
 	if err != nil {
 		return "", err
@@ -107,8 +104,11 @@ func engineVersion(ctx context.Context, dir string) (string, error) {
 	return version, nil
 }
 
-// lockDir waits until no other process has the directory.
+// lockDir makes the directory if need be, and waits until no other process has it.
 func lockDir(ctx context.Context, dir string) (unlock func(), err error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("locking %s: %w", dir, err)
+	}
 	f, err := os.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, fmt.Errorf("locking %s: %w", dir, err)
@@ -118,7 +118,7 @@ func lockDir(ctx context.Context, dir string) (unlock func(), err error) {
 		f.Close()
 		return nil, fmt.Errorf("%s is not root's: remove it", dir) // anybody can write in /var/tmp
 	}
-	err = poll(ctx, 5*time.Minute, func(context.Context) error {
+	err = poll(ctx, 12*time.Minute, func(context.Context) error {
 		return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	})
 	if err != nil {
@@ -135,6 +135,13 @@ func fetchEngine(ctx context.Context, suite, dir string, step func(string, ...an
 	defer cancel()
 	if err := require(ctx, fetchTools, step); err != nil {
 		return err
+	}
+	// What a killed run left: the directory is locked, so nobody else is fetching.
+	left, _ := filepath.Glob(filepath.Join(enginesDir, suite+"-*"))
+	for _, dir := range left {
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("fetching an engine: %w", err)
+		}
 	}
 	tmp, err := os.MkdirTemp(enginesDir, suite+"-")
 	if err != nil {
@@ -224,14 +231,27 @@ func debianMirror(ctx context.Context) (string, error) {
 				return f[2], nil
 			}
 		}
-		// Whose an archive is apt knows once it has the lists.
-		cmd := exec.Command("apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=120", "update")
-		cmd.Env = append(os.Environ(), "LC_ALL=C")
-		if _, err := run(ctx, "", cmd); err != nil {
-			return "", fmt.Errorf("reading apt's sources: %w", err)
+		// apt knows whose archive it is once it has the lists.
+		if err := updateLists(ctx); err != nil {
+			return "", err
 		}
 	}
 	return "", errors.New("apt has no source of Debian's packages")
+}
+
+// updateLists has apt read its sources' lists of packages.
+func updateLists(ctx context.Context) error {
+	unlock, err := lockDir(ctx, installDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	cmd := exec.Command("apt-get", "-q", "-y", "update")
+	cmd.Env = append(os.Environ(), "LC_ALL=C") // its proxy settings are wanted here
+	if _, err := run(ctx, "", cmd); err != nil {
+		return fmt.Errorf("reading the lists of packages: %w", err)
+	}
+	return nil
 }
 
 // layOut copies the programs and libraries of unpacked packages to out, such that

@@ -26,6 +26,9 @@ var packages = []tool{
 	{"nsenter", "util-linux"}, {"mount", "mount"},
 }
 
+// installDir is locked by the process that installs packages.
+const installDir = base + "/waggle-install"
+
 // require installs what is missing. Without root it says what to install.
 func require(ctx context.Context, tools []tool, step func(string, ...any)) error {
 	missing := missingPackages(tools)
@@ -34,6 +37,16 @@ func require(ctx context.Context, tools []tool, step func(string, ...any)) error
 	}
 	if len(missing) == 0 {
 		return nil
+	}
+	// Tests of several packages start labs at the same time, and apt waits for no other
+	// apt that reads its lists.
+	unlock, err := lockDir(ctx, installDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if missing = missingPackages(tools); len(missing) == 0 {
+		return nil // the other has installed them
 	}
 	if err := install(ctx, missing, step); err != nil {
 		return fmt.Errorf("%w\ninstall by hand: apt-get install --no-install-recommends %s", err, strings.Join(missing, " "))
