@@ -5,15 +5,15 @@ SHELL = /bin/bash
 FUZZTIME = 5s
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-# The Docker engines of the lab's nodes: system (the default), 20, 26 or 28, with
-# +classic or +containerd for the image store; a comma-separated list is taken in
-# turn, the manager first. docs/engines.md says more.
+# The Docker engines of the lab: system (the default), 20, 26 or 28, optionally with
+# +classic or +containerd for the image store. A comma-separated list is assigned to the
+# nodes in order, the manager first: docs/engines.md.
 ENGINE = $(WAGGLE_LAB_ENGINE)
 
-# What is also run on the engines that "make test" was not run on: everything that
-# reads what an engine says, or that an image store does in its own way.
+# The engines beside 28+containerd, and the tests that depend on the engine: pushes, pulls,
+# builds, joins, image lists and disk usage. TestEngineTests checks the names.
 ENGINES = 20 26 26+containerd 28 20,28+containerd,26 28+containerd,20,26+containerd
-ENGINE_TESTS = ^(TestReal.*|TestPushToDeploy|TestFailedDeploysLeaveTheVersionBefore|TestCaptainDefinition|TestBuildSecret|TestRollbackWithAnEmptyRedis|TestRegistryLife|TestRegistrySetup|TestMigrateToACluster|TestNodeLife|TestScale|TestScaleWarns|TestScaleSaysWhatIsWrong.*|TestCleanNodes|TestDoctor)$$
+ENGINE_TESTS = ^(TestReal.*|TestPushToDeploy|TestFailedDeploysLeaveTheVersionBefore|TestCaptainDefinition|TestBuildSecret|TestRollbackWithAnEmptyRedis|TestPushOutlivesItsRegistry|TestRegistryLife|TestRegistrySetup|TestMigrateToACluster|TestJoinRefused|TestNodeLife|TestScale|TestScaleWarns|TestScaleSaysWhatIsWrong.*|TestLogsOfAllNodes|TestCleanNodes|TestDoctor)$$
 
 .PHONY: build demo test test-engines test-fast fuzz lint bench lab lab-down
 
@@ -25,7 +25,7 @@ demo: build ## the main job on a real swarm, on this machine; ARGS=--exit stops 
 
 # What a test prints is in test.log; a skipped test is a failure here.
 define run_tests
-go test -race -count=1 -timeout 45m -v $(1) 2>&1 | tee test.log | grep --line-buffered -E '^(--- |ok |FAIL|panic:)' | grep --line-buffered -vE '^--- PASS.*\(0\.0|no tests to run'; \
+go test -race -count=1 -timeout 45m -v $(1) 2>&1 | tee test.log | grep --line-buffered -E '^(--- |ok |FAIL|panic:)| in place of ' | grep --line-buffered -vE '^--- PASS.*\(0\.0|no tests to run'; \
 status=$${PIPESTATUS[0]}; \
 if [ $$status -ne 0 ]; then grep -E -A60 -- '--- FAIL|panic:|DATA RACE' test.log | grep -v level=DEBUG | tail -400; exit $$status; fi; \
 if grep -E -- '--- SKIP' test.log; then echo 'a test was skipped: run this as root'; exit 1; fi
@@ -34,7 +34,7 @@ endef
 test: ## every test, those on a real swarm too (root); ENGINE=28+containerd chooses Docker
 	@export WAGGLE_LAB=1 WAGGLE_LAB_ENGINE=$(ENGINE); $(call run_tests,-p 2 ./...)
 
-test-engines: ## what engines do differently, on each of ENGINES (root)
+test-engines: ## the tests that depend on the engine, on each of ENGINES (root)
 	@export WAGGLE_LAB=1; for engine in $(ENGINES); do \
 	  echo "on Docker $$engine"; export WAGGLE_LAB_ENGINE=$$engine; \
 	  $(call run_tests,-p 1 -run '$(ENGINE_TESTS)' ./ops/swarm ./ops/registry ./internal/e2e); \

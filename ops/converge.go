@@ -93,6 +93,14 @@ func Observe(wanted int, tasks []Task, nodes []Node) Replicas {
 	if wanted == everyNode {
 		out.Wanted = len(current)
 	}
+	// The scheduler decides on the tasks of one spec together, and may note its reason at some
+	// of those that wait for a node only.
+	unscheduled := ""
+	for _, t := range current {
+		if t.NodeID == "" && t.Err != "" {
+			unscheduled = max(unscheduled, t.Err)
+		}
+	}
 	counts := map[string]int{}
 	problems := map[Problem]int{}
 	for slot, t := range current {
@@ -105,6 +113,9 @@ func Observe(wanted int, tasks []Task, nodes []Node) Replicas {
 		reason := t
 		if before, ok := failed[slot]; ok && t.Err == "" {
 			reason = before
+		}
+		if reason.Err == "" && t.NodeID == "" {
+			reason.Err = unscheduled
 		}
 		if reason.Err != "" {
 			problems[Problem{Node: cmp.Or(node[reason.NodeID].Hostname, reason.NodeID), Reason: reason.why()}]++

@@ -13,6 +13,8 @@ func TestObserve(t *testing.T) {
 	stopping.Desired = "shutdown"
 	unplaced := task(2, "pending", "no suitable node (max replicas per node limit exceed)", 0)
 	unplaced.NodeID = ""
+	silent := task(3, "pending", "", 0)
+	silent.NodeID = ""
 	everywhere := []ops.Task{task(1, "running", "", 0), task(2, "running", "", 0)}
 	for i := range everywhere {
 		everywhere[i].Slot = 0
@@ -34,6 +36,8 @@ func TestObserve(t *testing.T) {
 		"one slot, two tasks":           {1, []ops.Task{task(1, "running", "", 5), task(1, "preparing", "", 0)}, "1 of 1 running n1 1 []", true},
 		"too many still stop":           {1, []ops.Task{task(1, "running", "", 0), stopping}, "1 of 1 running n1 1 []", false},
 		"no suitable node":              {2, []ops.Task{task(1, "running", "", 0), unplaced}, "1 of 2 running n1 1 [1× no suitable node (max replicas per node limit exceed)]", false},
+		"one of two says why":           {3, []ops.Task{task(1, "running", "", 0), unplaced, silent}, "1 of 3 running n1 1 [2× no suitable node (max replicas per node limit exceed)]", false},
+		"none says why":                 {2, []ops.Task{task(1, "running", "", 0), silent}, "1 of 2 running n1 1 []", false},
 		"crash loop":                    {1, []ops.Task{crashed, task(1, "ready", "", 0)}, "0 of 1 running  [1× n1: non-zero exit (1)]", false},
 		"crashed once, runs again":      {1, []ops.Task{crashed, task(1, "running", "", 0)}, "1 of 1 running n1 1 []", true},
 		"global":                        {-1, everywhere, "2 of 2 running n1 1 · n2 1 []", true},

@@ -10,19 +10,19 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// oldestTried is the oldest engine that Waggle is tested on.
-const oldestTried = "20.10"
+// oldestTested is the oldest engine that Waggle is tested on.
+const oldestTested = "20.10"
 
-// advisory is a known vulnerability of the BuildKit that is part of an engine. Whoever may
-// push to an app's repository can use it on the managers, where Waggle builds.
+// advisory is a known vulnerability of the BuildKit that is part of an engine. Anyone with push
+// access to an app's repository can exploit it on the manager that builds.
 type advisory struct {
 	fixedIn string // the first engine without it
 	what    string
 	ids     string
 }
 
-// advisories are the known ones, the oldest first. An engine is told the first that it has:
-// the release that fixes it need not fix the later ones.
+// advisories are the known ones, the oldest first. An engine gets one warning, for the oldest
+// that it lacks the fix of.
 // Sources: the release notes of Docker Engine 25.0.2 and 29.8.2, and of BuildKit 0.28.1.
 var advisories = []advisory{
 	{"25.0.2", "a Dockerfile can read, delete and run files on the host", "CVE-2024-23651, CVE-2024-23652, CVE-2024-23653"},
@@ -30,13 +30,13 @@ var advisories = []advisory{
 	{"29.8.2", "a build can exhaust the engine's memory", "GHSA-mgqf-486f-49vp"},
 }
 
-// EngineCheck asks which engines the nodes run, and what is known against them.
+// EngineCheck asks which engines the nodes run, and for their known problems.
 type EngineCheck struct{}
 
 func (EngineCheck) Needs() Role { return Viewer }
 
-// Ask lists each node's engine, API and image store: Waggle's own by the engine, those that
-// it joined over SSH, and of others what the swarm knows, the version.
+// Ask lists version, API and image store of each node. It queries Waggle's own engine and the
+// nodes that it joined over SSH; for other nodes the swarm knows only the version.
 func (EngineCheck) Ask(ctx context.Context, r *Runner, _ Actor) (Answer, error) {
 	nodes, err := r.Env.Swarm.Nodes(ctx)
 	if err != nil {
@@ -59,16 +59,16 @@ func (EngineCheck) Ask(ctx context.Context, r *Runner, _ Actor) (Answer, error) 
 	}
 	_ = looks.Wait() // what went wrong is in problems
 	rows := [][]string{{"NODE", "DOCKER", "API", "IMAGE STORE"}}
-	asked := 0
+	queried := 0
 	for i, n := range nodes {
-		row := []string{n.Hostname, n.EngineVersion, "", "not asked: " + sentenceOf(problems[i])}
+		row := []string{n.Hostname, n.EngineVersion, "", "not queried: " + sentenceOf(problems[i])}
 		if problems[i] == nil {
-			asked++
+			queried++
 			row[1], row[2], row[3] = machines[i].EngineVersion, machines[i].APIVersion, machines[i].ImageStore
 		}
 		rows = append(rows, row)
 	}
-	a := Answer{Head: fmt.Sprintf("%s, %d of them asked", many(len(nodes), "engine"), asked), Parts: []Part{{Table: rows}}}
+	a := Answer{Head: fmt.Sprintf("%s, %d queried", many(len(nodes), "engine"), queried), Parts: []Part{{Table: rows}}}
 	engineConcerns(&a, nodes, machines)
 	return a, nil
 }
@@ -89,33 +89,35 @@ func (e Env) machineOf(ctx context.Context, n Node, self bool) (Machine, error) 
 	return server.Machine(ctx)
 }
 
-// engineConcerns adds what is known against the nodes' engines, and that they differ.
-// A version without a number, as of an engine that somebody built, is left out.
+// engineConcerns adds known problems of the nodes' engines, and that the nodes differ. A version
+// without a number is left out.
 func engineConcerns(a *Answer, nodes []Node, machines []Machine) {
 	var old []string
 	vulnerable := make([][]string, len(advisories)) // nodes by their oldest advisory
 	versions, stores := map[string][]string{}, map[string][]string{}
 	for i, n := range nodes {
 		version := n.EngineVersion
-		versions[version] = append(versions[version], n.Hostname)
+		if len(versionOf(version)) > 0 {
+			versions[version] = append(versions[version], n.Hostname)
+		}
 		if store := machines[i].ImageStore; store != "" {
 			stores[store] = append(stores[store], n.Hostname)
 		}
-		if older(version, oldestTried) {
-			old = append(old, n.Hostname)
+		if older(version, oldestTested) {
+			old = append(old, fmt.Sprintf("%s (%s)", n.Hostname, version))
 		}
 		if k := slices.IndexFunc(advisories, func(v advisory) bool { return older(version, v.fixedIn) }); k >= 0 && n.Role == "manager" {
 			vulnerable[k] = append(vulnerable[k], fmt.Sprintf("%s (%s)", n.Hostname, version))
 		}
 	}
 	if len(old) > 0 {
-		a.Concern(fmt.Sprintf("%s: Docker is older than %s, the oldest version that Waggle is tested on", strings.Join(old, ", "), oldestTried), "upgrade Docker there")
+		a.Concern(fmt.Sprintf("%s: Waggle is tested on Docker %s and later", strings.Join(old, ", "), oldestTested), "upgrade Docker there")
 	}
 	for k, at := range vulnerable {
 		if len(at) > 0 {
 			v := advisories[k]
 			a.Concern(fmt.Sprintf("%s: BuildKit before Docker %s is vulnerable: %s (%s)", strings.Join(at, ", "), v.fixedIn, v.what, v.ids),
-				"upgrade Docker there, unless its package has the fix backported; until then, everybody who may push to an app's repository can use it")
+				fmt.Sprintf("upgrade to Docker %s or later, unless the package has the fix; until then anyone with push access to an app's repository can exploit it", advisories[len(advisories)-1].fixedIn))
 		}
 	}
 	differ := func(what string, all map[string][]string, then string) {
@@ -129,5 +131,5 @@ func engineConcerns(a *Answer, nodes []Node, machines []Machine) {
 		a.Concern(fmt.Sprintf("the nodes have different %s: %s", what, strings.Join(parts, "; ")), then)
 	}
 	differ("Docker versions", versions, "upgrade the older ones")
-	differ("image stores", stores, "this works; choose one with `features.containerd-snapshotter` in each /etc/docker/daemon.json")
+	differ("image stores", stores, "this works; nothing has to be done")
 }

@@ -18,9 +18,9 @@ func TestEngineCheck(t *testing.T) {
 	h := startHouse(t, swarm)
 	h.servers.machine = ops.Machine{EngineVersion: "29.8.2", APIVersion: "1.55", ImageStore: "containerd"}
 	text := answered(h.asks(t, ops.EngineCheck{}))
-	tells(t, text, "3 engines, 2 of them asked",
-		"n1 | 20.10.24+dfsg1 | 1.41 | classic\nn2 | 29.8.2 | 1.55 | containerd\nn3 | 19.03.15 |  | not asked: it was joined by hand",
-		"! n3: Docker is older than 20.10, the oldest version that Waggle is tested on",
+	tells(t, text, "3 engines, 2 queried",
+		"n1 | 20.10.24+dfsg1 | 1.41 | classic\nn2 | 29.8.2 | 1.55 | containerd\nn3 | 19.03.15 |  | not queried: it was joined by hand",
+		"! n3 (19.03.15): Waggle is tested on Docker 20.10 and later",
 		"! n1 (20.10.24+dfsg1): BuildKit before Docker 25.0.2 is vulnerable: a Dockerfile can read", "CVE-2024-23651",
 		"! the nodes have different Docker versions: 19.03.15 on n3; 20.10.24+dfsg1 on n1; 29.8.2 on n2",
 		"! the nodes have different image stores: classic on n1; containerd on n2")
@@ -35,7 +35,7 @@ func TestEngineAdvisories(t *testing.T) {
 		"20.10.24+dfsg1": "CVE-2024-23651", "24.0.9": "CVE-2024-23651", "25.0.1": "CVE-2024-23651", "25.0": "CVE-2024-23651",
 		"25.0.2": "CVE-2026-33747", "28.5.2+dfsg4": "CVE-2026-33747", "v29.3.0": "CVE-2026-33747",
 		"29.3.1": "GHSA-mgqf-486f-49vp", "29.8.1": "GHSA-mgqf-486f-49vp",
-		"29.8.2": "", "29.10.0": "", "30.0.0-rc.1": "", "dev": "", "": "",
+		"29.8.2": "", "29.10.0": "", "30.0.0-rc.1": "", "dev": "", "": "", "0.0.0-20240816132030": "",
 	} {
 		swarm := newFakeSwarm()
 		swarm.nodes = swarm.nodes[:1]
@@ -53,7 +53,7 @@ func TestEngineAdvisories(t *testing.T) {
 func TestScaleWarnsOfImagesInNoRegistry(t *testing.T) {
 	const (
 		missing = "its image was built on a manager and is in no registry: other nodes cannot get it; `/registry migrate` brings it to one"
-		unknown = "can't tell whether a registry has its image (The registry docker.io did not answer in time); if none has, other nodes can't pull it: `/registry migrate` pushes it to one"
+		unknown = "can't check whether its registry has the image (The registry docker.io did not answer in time). If not, other nodes can't pull it: `/registry migrate` pushes it to one"
 	)
 	digest := "sha256:" + strings.Repeat("1", 64)
 	away := ops.Errorf(ops.Unavailable, "The registry docker.io did not answer in time")

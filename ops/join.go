@@ -228,7 +228,7 @@ func (j *NodeJoin) plan(run *Run, nodes []Node, cluster Cluster) (Plan, error) {
 	}
 	var archs []string
 	for _, n := range nodes {
-		if n.ID == cluster.Self && older(release(m.EngineVersion), release(n.EngineVersion)) {
+		if n.ID == cluster.Self && older(majorMinor(m.EngineVersion), majorMinor(n.EngineVersion)) {
 			warn("its Docker %s is older than %s on %s", m.EngineVersion, n.EngineVersion, n.Hostname)
 		}
 		if n.Hostname == m.Hostname {
@@ -349,18 +349,18 @@ func dialledAt(domain string) (string, bool) {
 	return net.JoinHostPort(host, port), true
 }
 
-// older compares versions like 20.10.24 and 28.5.2 number by number; one that has no
-// numbers is not older than any.
+// older compares versions like 20.10.24 and 28.5.2 number by number. A version without a
+// number is never older.
 func older(a, b string) bool {
 	x, y := versionOf(a), versionOf(b)
 	return len(x) > 0 && slices.Compare(x, y) < 0
 }
 
 // versionOf returns the numbers at the beginning of a version: 28, 5, 2 of "v28.5.2+dfsg4".
+// A build without a release ("dev", "0.0.0-20240101") has none.
 func versionOf(text string) (numbers []int) {
-	end := strings.IndexFunc(strings.TrimPrefix(text, "v"), func(r rune) bool { return r != '.' && (r < '0' || r > '9') })
 	text = strings.TrimPrefix(text, "v")
-	if end >= 0 {
+	if end := strings.IndexFunc(text, func(r rune) bool { return r != '.' && (r < '0' || r > '9') }); end >= 0 {
 		text = text[:end]
 	}
 	for part := range strings.SplitSeq(text, ".") {
@@ -370,11 +370,14 @@ func versionOf(text string) (numbers []int) {
 		}
 		numbers = append(numbers, n)
 	}
+	if len(numbers) > 0 && numbers[0] == 0 {
+		return nil
+	}
 	return numbers
 }
 
-// release is the first two numbers of a version: patches of one release are as good as each other.
-func release(version string) string {
+// majorMinor is the first two numbers of a version: patch releases count as equal.
+func majorMinor(version string) string {
 	n := versionOf(version)
 	if len(n) < 2 {
 		return ""

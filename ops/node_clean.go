@@ -155,9 +155,9 @@ func neededImages(services []Service) needed {
 	return n
 }
 
-// old says whether an image is an app's and needed by nothing. With the containerd image
-// store an image's id is its digest, and what swarm pulled is called name:tag@digest there;
-// the digest is listed under one of its names only.
+// old reports whether an image belongs to an app and nothing needs it. In the containerd image
+// store the image id is the registry's digest, an image that swarm pulled is named
+// name:tag@digest, and its digest is listed under one repository only.
 func (n needed) old(i LocalImage) bool {
 	if i.Used || n.digests[i.ID] {
 		return false

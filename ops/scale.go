@@ -141,9 +141,9 @@ func (s *Scale) capacity(ctx context.Context, run *Run, plan *Plan) error {
 // registryWithin is how long a plan waits for a registry that it only warns of.
 const registryWithin = 5 * time.Second
 
-// notInRegistry warns of an image that this manager's engine has and no registry, so that
-// other nodes cannot pull it; "" when it is in one or is not here. The registry is asked:
-// with the containerd image store every image has a digest, those built here too.
+// notInRegistry returns a warning if only this manager's engine has the image, and "" if its
+// registry has it or this engine does not. It asks the registry, because the containerd image
+// store gives every image a digest.
 func (r *Run) notInRegistry(ctx context.Context, s Service) string {
 	named, ok := parseImage(s.Image)
 	if _, pinned := named.(reference.Digested); !ok || pinned {
@@ -177,15 +177,15 @@ func (r *Run) notInRegistry(ctx context.Context, s Service) string {
 	switch {
 	case err == nil:
 		return ""
-	case CodeOf(err) == NotFound, !images[here].travelled():
+	case CodeOf(err) == NotFound, !images[here].hasDigest():
 		return missing
 	}
-	return fmt.Sprintf("can't tell whether a registry has its image (%s); if none has, other nodes can't pull it: `/registry migrate` pushes it to one", sentenceOf(err))
+	return fmt.Sprintf("can't check whether its registry has the image (%s). If not, other nodes can't pull it: `/registry migrate` pushes it to one", sentenceOf(err))
 }
 
-// travelled says whether an engine may have pulled or pushed the image. With the classic
-// image store one that has no digest was neither.
-func (i LocalImage) travelled() bool {
+// hasDigest reports whether the image has a digest. With the classic image store one without
+// a digest was neither pulled nor pushed by that engine.
+func (i LocalImage) hasDigest() bool {
 	return slices.ContainsFunc(i.Names, func(name string) bool {
 		n, ok := parseImage(name)
 		_, digested := n.(reference.Digested)

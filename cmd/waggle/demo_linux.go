@@ -14,7 +14,7 @@ func runDemo(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	flags := flag.NewFlagSet("demo", flag.ContinueOnError)
 	exit := flags.Bool("exit", false, "print the transcript and stop")
 	addr := flags.String("addr", demo.Addr, "where the workspace's page is")
-	engine := flags.String("engine", "", "the Docker engines of the nodes in turn, such as 28+containerd or 20,28 (default the one installed here)")
+	engine := flags.String("engine", "", "comma-separated Docker engines, assigned to the nodes in order, such as 28+containerd (default the one installed here)")
 	if err := parse(flags, args, stderr); err != nil {
 		return err
 	}

@@ -67,7 +67,7 @@ type checkup struct {
 // finding is what a check came to.
 type finding struct {
 	says string // "" when nothing but what failed is known
-	// table is shown below it, by rows; the first has the names of the columns.
+	// table is printed below the line; its first row is the header.
 	table [][]string
 	warn  []ops.Concern
 	fail  []error // why Waggle could not work so
@@ -139,7 +139,7 @@ func (s *service) checkups(c config.Settings) []checkup {
 	}
 }
 
-// dockerCheckup looks at the engine that Waggle uses, and on a manager at those of all nodes.
+// dockerCheckup checks Waggle's engine and, on a manager, the engines of all nodes.
 func (s *service) dockerCheckup(ctx context.Context) finding {
 	info, err := s.swarm.Info(ctx)
 	if err != nil {
@@ -147,11 +147,14 @@ func (s *service) dockerCheckup(ctx context.Context) finding {
 	}
 	says := fmt.Sprintf("engine %s, API %s, %s image store, on %s", info.EngineVersion, info.APIVersion, info.ImageStore, info.Hostname)
 	if info.Problem != "" {
-		return finding{says: says} // what is wrong with the swarm is the next check's
+		return finding{says: says} // the swarm check reports it
 	}
 	answer, err := ops.EngineCheck{}.Ask(ctx, s.runner, ops.Actor{})
 	f := asked(answer, err)
 	f.says = says
+	if err == nil {
+		f.says += "; " + answer.Head
+	}
 	for _, part := range answer.Parts {
 		f.table = append(f.table, part.Table...)
 	}

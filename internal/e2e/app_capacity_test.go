@@ -87,7 +87,7 @@ func TestScaleWarns(t *testing.T) {
 	contains(t, "the plan", m.Plain(), "its image was built on a manager and is in no registry: other nodes cannot get it", "/registry migrate", "it has no health check of its own")
 	m = b.sees(ada, "agent: replicas 1 → 2 (nothing was changed)")
 	contains(t, "the plan", m.Plain(), "one replica a node, and nothing balances between them")
-	if text := m.Plain(); strings.Contains(text, "a registry has") || strings.Contains(text, "in no registry") || strings.Contains(text, "health check") {
+	if text := m.Plain(); strings.Contains(text, "registry has the image") || strings.Contains(text, "in no registry") || strings.Contains(text, "health check") {
 		t.Errorf("it warns of what is well:\n%s", text)
 	}
 }

@@ -26,7 +26,7 @@ func TestDoctor(t *testing.T) {
 		says []string
 	}{
 		{"all is well", nil, 0, []string{fmt.Sprintf(" docker      engine %s, API 1.", manager.EngineVersion), fmt.Sprintf(", %s image store, on node-1", manager.ImageStore),
-			"NODE    DOCKER", "node-2  " + b.lab.Nodes[1].EngineVersion, "not asked: it was joined by hand", "ok    swarm       3 of 3 nodes ready", "ok    redis", "ok    slack       waggle in ",
+			"NODE    DOCKER", "node-2  " + b.lab.Nodes[1].EngineVersion, "not queried: it was joined by hand", "ok    swarm       3 of 3 nodes ready", "ok    redis", "ok    slack       waggle in ",
 			"ok    secret key  set", "registries  2 of 2 registries work; 1 of 1 image found", "ok    ssh key     ssh-", "ok    git         git version"}},
 		{"a wrong token", map[string]string{"WAGGLE_SLACK_BOT_TOKEN": "xoxb-1-2-wrong"}, 1, []string{"FAIL  slack       Slack refuses slack.bot_token: invalid_auth", "→ Take the bot token", "1 of 8 checks failed"}},
 		{"another secret key", map[string]string{"WAGGLE_SECRET_KEY": rig.SecretKey()}, 1, []string{"FAIL  registries  0 of 2 registries work", "another secret_key", "1 of 8 checks failed"}},

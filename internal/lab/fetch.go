@@ -23,15 +23,15 @@ var suitesOf = map[string][]string{
 	"28": {"forky", "trixie"},
 }
 
-// enginePackages are what an unpacked engine needs: the programs, and the libraries
-// that they and its libraries load. Of those some are in one suite only.
+// enginePackages are what an unpacked engine needs: the programs, and the libraries that
+// these and their libraries load. Not every suite has all of them.
 var enginePackages = []string{
 	"docker.io", "containerd", "runc", "tini", "docker-init",
 	"libc6", "libseccomp2", "libsystemd0", "libdevmapper1.02.1", "libcap2", "libudev1", "libselinux1", "libpcre2-8-0",
 }
 
-// enginePrograms are the programs of an unpacked engine; docker-init comes by another
-// name in some suites and no lab needs it.
+// enginePrograms are the programs of an unpacked engine. docker-init has another name in
+// some suites, and no lab needs it.
 var enginePrograms = []string{"dockerd", "docker-proxy", "containerd", "containerd-shim-runc-v2", "runc"}
 
 // fetchTools is what unpacking an engine needs.
@@ -63,19 +63,23 @@ func (l *Lab) programs(ctx context.Context, r release) (string, error) {
 	for _, suite := range suitesOf[r.name] {
 		dir := filepath.Join(enginesDir, suite)
 		version, err := engineVersion(ctx, dir)
-		if errors.Is(err, os.ErrNotExist) {
+		if err != nil && ctx.Err() == nil { // not there, or not all of it
 			l.step("fetching Docker from Debian's %s", suite)
 			if err = fetchEngine(ctx, suite, dir, l.step); err == nil {
 				version, err = engineVersion(ctx, dir)
 			}
 		}
-		if err == nil {
+		if err == nil && strings.HasPrefix(version, r.name+".") {
 			l.step("Docker %s from Debian's %s", version, suite)
+			return dir, nil
+		}
+		if err == nil { // suites move on
+			l.step("Docker %s from Debian's %s, in place of %s", version, suite, r.name)
 			return dir, nil
 		}
 		problems = errors.Join(problems, fmt.Errorf("from Debian's %s: %w", suite, err))
 	}
-	return "", fmt.Errorf("no Docker %s could be had: %w", r.name, problems)
+	return "", fmt.Errorf("can't get Docker %s: %w", r.name, problems)
 }
 
 // engineVersion runs a release's programs once, and returns which engine it is.
@@ -116,9 +120,10 @@ func lockDir(ctx context.Context, dir string) (unlock func(), err error) {
 	var st syscall.Stat_t
 	if err := syscall.Fstat(int(f.Fd()), &st); err != nil || st.Uid != 0 {
 		f.Close()
-		return nil, fmt.Errorf("%s is not root's: remove it", dir) // anybody can write in /var/tmp
+		return nil, fmt.Errorf("%s is not owned by root: remove it", dir) // anybody can write in /var/tmp
 	}
-	err = poll(ctx, 12*time.Minute, func(context.Context) error {
+	// Longer than a fetch of each suite may take.
+	err = poll(ctx, 25*time.Minute, func(context.Context) error {
 		return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	})
 	if err != nil {
@@ -129,7 +134,8 @@ func lockDir(ctx context.Context, dir string) (unlock func(), err error) {
 }
 
 // fetchEngine downloads a suite's engine and unpacks its programs into dir, with the
-// libraries that they need beside them. Nothing is installed on this machine.
+// libraries that they need beside them. No Docker package is installed; patchelf is, if it
+// is missing.
 func fetchEngine(ctx context.Context, suite, dir string, step func(string, ...any)) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
@@ -160,6 +166,9 @@ func fetchEngine(ctx context.Context, suite, dir string, step func(string, ...an
 		return err
 	}
 	names := strings.Fields(known)
+	if !slices.Contains(names, "docker.io") {
+		return errors.New("it has no package docker.io")
+	}
 	wanted := slices.DeleteFunc(slices.Clone(enginePackages), func(p string) bool { return !slices.Contains(names, p) })
 	if _, err := apt("apt-get", append([]string{"download"}, wanted...)...); err != nil {
 		return err
@@ -176,6 +185,9 @@ func fetchEngine(ctx context.Context, suite, dir string, step func(string, ...an
 	}
 	out := filepath.Join(tmp, "engine")
 	if err := layOut(ctx, root, out, dir); err != nil {
+		return fmt.Errorf("unpacking an engine: %w", err)
+	}
+	if err := os.RemoveAll(dir); err != nil { // one that is not whole
 		return fmt.Errorf("unpacking an engine: %w", err)
 	}
 	return os.Rename(out, dir)
@@ -204,7 +216,7 @@ func foreignApt(ctx context.Context, tmp, suite string) (func(program string, ar
 	options := []string{"-q"}
 	for _, o := range []string{"Dir::Etc::SourceList=/dev/null", "Dir::Etc::SourceParts=" + filepath.Join(tmp, "sources"),
 		"Dir::State::Lists=" + filepath.Join(tmp, "lists"), "Dir::State::Status=/dev/null", "Dir::Cache=" + filepath.Join(tmp, "cache"),
-		"APT::Sandbox::User=root"} {
+		"APT::Sandbox::User=root", "APT::Update::Error-Mode=any"} {
 		options = append(options, "-o", o)
 	}
 	return func(program string, args ...string) (string, error) {
@@ -231,7 +243,7 @@ func debianMirror(ctx context.Context) (string, error) {
 				return f[2], nil
 			}
 		}
-		// apt knows whose archive it is once it has the lists.
+		// apt knows an archive's origin only after an update.
 		if err := updateLists(ctx); err != nil {
 			return "", err
 		}
@@ -254,8 +266,8 @@ func updateLists(ctx context.Context) error {
 	return nil
 }
 
-// layOut copies the programs and libraries of unpacked packages to out, such that
-// they run once out is at home: with the libc that they came with, not this machine's.
+// layOut copies programs and libraries of unpacked packages to out, to run after out is
+// renamed to home, with their own libc instead of this machine's.
 func layOut(ctx context.Context, root, out, home string) error {
 	if err := os.Mkdir(out, 0o755); err != nil {
 		return err
@@ -272,8 +284,7 @@ func layOut(ctx context.Context, root, out, home string) error {
 			}
 		}
 	}
-	loader := ""
-	// Each program, and what each file that is copied needs in turn.
+	// Each program, and the libraries that each copied file needs.
 	for todo := slices.Clone(enginePrograms); len(todo) > 0; todo = todo[1:] {
 		name := todo[0]
 		if _, err := os.Stat(filepath.Join(out, name)); err == nil {
@@ -302,9 +313,9 @@ func layOut(ctx context.Context, root, out, home string) error {
 			return err
 		}
 		if interp != "" {
-			loader = filepath.Base(interp)
+			loader := filepath.Base(interp)
 			needed = append(needed, loader)
-			// An RPATH, not a RUNPATH: the libraries load others.
+			// RPATH also applies to libraries of libraries, RUNPATH does not.
 			if _, err := command(ctx, "", "patchelf", "--set-interpreter", filepath.Join(home, loader), "--force-rpath", "--set-rpath", home, to); err != nil {
 				return err
 			}

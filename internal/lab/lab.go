@@ -31,7 +31,7 @@ type Options struct {
 	Managers int  // how many of them are managers; 0 is one
 	Spare    int  // how many, from the last, stay outside the swarm, to be joined later
 
-	// Engine chooses the nodes' engines and image stores, as "28+containerd" or
+	// Engine is the nodes' engines and image stores in order, as "28+containerd" or
 	// "20,28+containerd" (see parseEngines); "" means WAGGLE_LAB_ENGINE, and without
 	// that the engine that this machine has installed.
 	Engine string
@@ -52,7 +52,7 @@ type Lab struct {
 
 	slot       *slot
 	opts       Options
-	engines    []release         // of the nodes in turn
+	engines    []release         // to assign to the nodes in order
 	programsOf map[string]string // by a release's name: where its programs are, "" for this machine's own
 
 	progress sync.Mutex
@@ -179,7 +179,7 @@ func (l *Lab) up(ctx context.Context) error {
 	return l.describe()
 }
 
-// enginesText is how many engines start, and which.
+// enginesText describes the engines that are started.
 func (l *Lab) enginesText() string {
 	var names []string
 	for _, r := range l.engines[:min(len(l.engines), l.opts.Nodes)] {

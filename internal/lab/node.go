@@ -141,7 +141,7 @@ func (n *Node) Start(ctx context.Context) error {
 }
 
 // checkEngine reads which engine the node runs, and makes sure that it has the image
-// store that was asked for: an old engine overlooks the setting.
+// store that was requested: an old engine ignores the setting.
 func (n *Node) checkEngine(ctx context.Context) error {
 	var info struct {
 		ServerVersion string
@@ -155,7 +155,7 @@ func (n *Node) checkEngine(ctx context.Context) error {
 		n.ImageStore = storeContainerd
 	}
 	if n.release.store != "" && n.release.store != n.ImageStore {
-		return fmt.Errorf("%s: Docker %s has the %s image store, and %s was asked for", n.Name, n.EngineVersion, n.ImageStore, n.release)
+		return fmt.Errorf("%s: requested %s, but Docker %s uses the %s image store", n.Name, n.release, n.EngineVersion, n.ImageStore)
 	}
 	return nil
 }

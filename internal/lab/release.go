@@ -19,8 +19,8 @@ const (
 
 // release is a Docker engine that a node runs.
 type release struct {
-	// name is "system" for the engine that this machine has installed, "20", "26" or
-	// "28" for a release of Debian's, or the absolute path of a directory with dockerd,
+	// name is "system" for the engine that this machine has installed, "20", "26" or "28"
+	// for one of Debian's packages, or the absolute path of a directory with dockerd,
 	// containerd, containerd-shim-runc-v2 and runc.
 	name string
 	// store is the image store, "" for the release's own default.
@@ -37,27 +37,32 @@ func (r release) String() string {
 // systemRelease is the engine that this machine has installed.
 const systemRelease = "system"
 
-// parseEngines reads a choice of engines: one for all nodes, or a list that the
-// nodes take in turn, as in "28+containerd,20".
+// parseEngines reads comma-separated engines, which are assigned to the nodes in order:
+// "28+containerd,20".
 func parseEngines(text string) ([]release, error) {
 	if strings.TrimSpace(text) == "" {
 		return []release{{name: systemRelease}}, nil
 	}
 	var all []release
 	for item := range strings.SplitSeq(text, ",") {
-		name, store, chosen := strings.Cut(strings.TrimSpace(item), "+")
-		known := name == systemRelease || filepath.IsAbs(name) || suitesOf[name] != nil
-		if !known || chosen && store != storeClassic && store != storeContainerd || name == "20" && store == storeContainerd {
-			return nil, fmt.Errorf("no lab engine %q: choose system, 20, 26, 28 or the absolute path of a directory with dockerd, "+
-				"containerd and runc, each but 20 also with +classic or +containerd for its image store, "+
-				"or a comma-separated list of these for the nodes in turn", strings.TrimSpace(item))
+		item = strings.TrimSpace(item)
+		r := release{name: item}
+		for _, store := range []string{storeClassic, storeContainerd} {
+			if name, ok := strings.CutSuffix(item, "+"+store); ok {
+				r = release{name, store}
+			}
 		}
-		all = append(all, release{name: name, store: store})
+		known := r.name == systemRelease || filepath.IsAbs(r.name) || suitesOf[r.name] != nil
+		if !known || r.name == "20" && r.store == storeContainerd {
+			return nil, fmt.Errorf("unknown lab engine %q: use system, 20, 26, 28 or an absolute directory of programs, "+
+				"optionally with +classic or +containerd (not 20+containerd)", item)
+		}
+		all = append(all, r)
 	}
 	return all, nil
 }
 
-// engines returns the engines of the nodes, each node's in turn.
+// engines returns the engines to assign to the nodes in order.
 func (o Options) engines() ([]release, error) {
 	text, from := o.Engine, "the lab's engine"
 	if text == "" {

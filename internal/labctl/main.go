@@ -105,7 +105,7 @@ func options(args []string) (lab.Options, error) {
 	f.IntVar(&o.Nodes, "nodes", 3, "how many nodes")
 	f.IntVar(&o.Managers, "managers", 1, "how many of them are managers")
 	f.IntVar(&o.Spare, "spare", 0, "how many stay outside the swarm")
-	f.StringVar(&o.Engine, "engine", "", "the nodes' engines in turn: system, 20, 26, 28 or a directory of programs, with +classic or +containerd for the image store")
+	f.StringVar(&o.Engine, "engine", "", "comma-separated engines, assigned to the nodes in order: system, 20, 26, 28 or a directory of programs, optionally with +classic or +containerd")
 	no := f.Bool("no-swarm", false, "leave all nodes outside a swarm")
 	err := f.Parse(args)
 	o.Swarm = !*no
@@ -152,7 +152,7 @@ func show(out io.Writer) error {
 			continue
 		}
 		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(w, "NODE\tROLE\tADDRESS\tDOCKER\tTO USE IT")
+		fmt.Fprintln(w, "NODE\tROLE\tADDRESS\tDOCKER\tCONNECT")
 		for _, n := range st.Nodes {
 			fmt.Fprintf(w, "%s\t%s\t%s\t%s\texport DOCKER_HOST=%s\n", n.Name, n.Role, n.Addr, n.Engine, n.Host)
 		}

@@ -277,7 +277,7 @@ func (r *record) failure() string {
 	return r.Error
 }
 
-// endedWithoutImage is a build's stream that ends in good order and tells nothing.
+// endedWithoutImage is a stream that ended cleanly with neither an image nor an error.
 const endedWithoutImage = "Docker reported neither an image nor an error"
 
 // stepError is a build that failed in itself.
@@ -350,6 +350,13 @@ func (c *Client) buildFailed(ctx context.Context, err error, req ops.BuildReques
 	if e.Log == "" {
 		e.Log = strings.TrimSpace(rest)
 	}
+	if message == endedWithoutImage {
+		e.Sentence = "The build did not finish: " + message
+		if step.step != "" {
+			e.Sentence += ". Its last step: " + shorten(step.step, 120)
+		}
+		return e.Then("See the engine's log: journalctl -u docker")
+	}
 	base, isBase := strings.CutPrefix(step.step, loadBase)
 	switch {
 	case isBase:
@@ -359,22 +366,21 @@ func (c *Client) buildFailed(ctx context.Context, err error, req ops.BuildReques
 	default:
 		e.Sentence = "The build failed: " + first
 	}
-	if message == endedWithoutImage {
-		e.Next = "See the engine's log: journalctl -u docker"
-	}
 	if m := noSecret.FindStringSubmatch(message); m != nil {
 		e.Next = fmt.Sprintf("Set the secret %s with `/app build-secret`", m[1])
 	}
-	words := withoutNames(message)
+	text := withoutNames(message)
 	fetching := isBase || step.step == "" || strings.Contains(step.step, "FROM ")
 	switch {
 	case dockerfileImage.in(step.step + message):
 		e.Next = "The Dockerfile's `# syntax=` line makes the engine fetch docker/dockerfile from Docker Hub, which failed: remove the line, or let the engine reach Docker Hub"
-	case fetching && untrusted.in(words):
+	case fetching && wrongPlatform.in(text):
+		e.Next = "Choose a base image that is built for this machine's platform, or set the platform with the label waggle.platform"
+	case fetching && untrusted.in(text):
 		e.Next = "Give the registry a certificate that is trusted, or list it in the engine's insecure-registries as http://host:port"
-	case fetching && (refused.in(words) || isBase && notInRegistry.in(words)):
+	case fetching && (refused.in(text) || isBase && notInRegistry.in(text)):
 		e.Next = "See whether the base image exists and whether its registry is added with the right credentials (`/registry list`)"
-	case fetching && unreachable.in(words):
+	case fetching && unreachable.in(text):
 		e.Next = "See whether this manager reaches the base image's registry"
 	}
 	return e

@@ -183,8 +183,11 @@ func TestWhyABuildFailed(t *testing.T) {
 			"[internal] load metadata for 10.99.7.1:5999/x:1", "The base image 10.99.7.1:5999/x:1 cannot be fetched: dial tcp 10.99.7.1:5999: connect: connection refused", "reaches the base image's registry"},
 		"copy of nothing": {`failed to solve: failed to compute cache key: failed to calculate checksum of ref 4d3b5b29-c360-4d64-96bf-71213bd7e35a::bpog8f4gooivbb43g8b6fh0ht: "/nope": not found`,
 			"[2/2] COPY nope /", `The build failed at [2/2] COPY nope /: "/nope": not found`, ""},
-		"no result": {endedWithoutImage, "[2/2] RUN make", "The build failed at [2/2] RUN make: Docker reported neither an image nor an error", "journalctl"},
-		"leak":      {"no access with password canary", "", "The build failed: no access with password <secret>", ""},
+		"no result":           {endedWithoutImage, "[2/2] RUN make", "The build did not finish: Docker reported neither an image nor an error. Its last step: [2/2] RUN make", "journalctl"},
+		"no result at a base": {endedWithoutImage, "[internal] load metadata for r/base:1", "The build did not finish: Docker reported neither", "journalctl"},
+		"another platform": {"failed to solve: r/base:1: failed to resolve source metadata for r/base:1: no match for platform in manifest: not found", "[internal] load metadata for r/base:1",
+			"The base image r/base:1 cannot be fetched: no match for platform in manifest", "waggle.platform"},
+		"leak": {"no access with password canary", "", "The build failed: no access with password <secret>", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			req := ops.BuildRequest{Tag: "x", Logins: []ops.RegistryLogin{{Domain: "r", Auth: ops.RegistryAuth{Username: "u", Password: "canary"}}}}

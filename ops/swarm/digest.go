@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
+	"github.com/docker/docker/client"
 
 	"waggle/ops"
 )
@@ -30,21 +32,24 @@ func (c *Client) ImageDigest(ctx context.Context, image string, auth ops.Registr
 	if ctx.Err() != nil {
 		return "", c.failed(ctx.Err(), "ask for %s", image)
 	}
+	if client.IsErrConnectionFailed(err) || errors.As(err, new(*net.OpError)) {
+		return "", c.failed(err, "ask for %s", image) // the engine is away, not the registry
+	}
 	domain := reference.Domain(named)
 	message := scrub(clean(err.Error()), auth)
-	words := withoutNames(message)
+	text := withoutNames(message)
 	e := &ops.Error{Code: ops.Failed, Err: errors.New(message)}
 	switch {
-	case untrusted.in(words):
+	case untrusted.in(text):
 		e.Sentence = fmt.Sprintf("The engine does not trust the registry %s: %s", domain, message)
 		return "", e.Then("Give the registry a certificate that is trusted, or list it in the engine's insecure-registries as http://host:port.")
-	case errdefs.IsNotFound(err), notInRegistry.in(words):
+	case errdefs.IsNotFound(err), notInRegistry.in(text):
 		e.Code, e.Sentence = ops.NotFound, fmt.Sprintf("The registry %s has no image %s", domain, reference.FamiliarString(named))
-	case refused.in(words), errdefs.IsUnauthorized(err), errdefs.IsPermissionDenied(err):
+	case refused.in(text), errdefs.IsUnauthorized(err), errdefs.IsPermissionDenied(err):
 		// Registries say the same of what is not there and of what may not be seen.
 		e.Sentence = fmt.Sprintf("The registry %s has no image %s, or does not show it: %s", domain, reference.FamiliarString(named), message)
 		return "", e.Then("See whether it exists and whether its registry is added with the right login: `/registry list`.")
-	case unreachable.in(words), overloaded.in(words):
+	case unreachable.in(text), overloaded.in(text):
 		e.Code, e.Sentence = ops.Unavailable, fmt.Sprintf("The registry %s cannot be reached: %s", domain, message)
 		return "", e.Then("See whether it runs and whether this manager reaches it: `/registry check`.")
 	default:

@@ -193,7 +193,7 @@ func (c *Client) joinFailed(err error, j ops.Join) error {
 	case certForeign.in(message):
 		return failed(ops.Failed, "The manager that %s reached is not of this swarm: its certificate is another", at).
 			Then("See that %s is this swarm's manager and nothing in between answers for it", strings.Join(j.Managers, " or "))
-	case managerAway.in(message):
+	case managerUnreachable.in(message):
 		return failed(ops.Failed, "%s does not reach a manager at %s", at, strings.Join(j.Managers, " or ")).
 			Then("Open TCP 2377 on the managers to that machine, or set swarm.advertise_addr to an address that it reaches")
 	case addressUnknown.in(message):

@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 
 	"github.com/distribution/reference"
 	"github.com/docker/docker/api/types/image"
+	"github.com/docker/docker/client"
 
 	"waggle/ops"
 )
@@ -46,8 +48,8 @@ type pushError string
 
 func (e pushError) Error() string { return string(e) }
 
-// noDigest is a push that the engine ended in good order without telling the digest.
-type noDigest string // the last that it said
+// noDigest is a push stream that ended cleanly without a digest: its last status line.
+type noDigest string
 
 func (e noDigest) Error() string { return "the engine ended the push without a digest: " + string(e) }
 
@@ -96,42 +98,46 @@ func (c *Client) pushFailed(ctx context.Context, err error, named reference.Name
 	if ctx.Err() != nil {
 		return c.failed(ctx.Err(), "push %s", named.Name())
 	}
+	if client.IsErrConnectionFailed(err) || errors.As(err, new(*net.OpError)) {
+		return c.failed(err, "push %s", named.Name()) // the engine is away, not the registry
+	}
 	message := scrub(clean(err.Error()), auth)
-	words := withoutNames(message)
+	text := withoutNames(message)
 	var (
-		told   pushError
-		silent noDigest
+		reported pushError
+		missing  noDigest
 	)
 	domain := reference.Domain(named)
 	e := &ops.Error{Code: ops.Failed, Err: errors.New(message)}
 	switch {
-	case errors.As(err, &silent):
-		last := cmp.Or(scrub(string(silent), auth), "none")
+	case errors.As(err, &missing):
+		last := cmp.Or(scrub(string(missing), auth), "none")
 		e.Sentence = fmt.Sprintf("Docker finished pushing %s without reporting a digest. Its last line: %s", reference.FamiliarString(named), last)
 		return e.Then("See the engine's log: journalctl -u docker")
-	case notLocal.in(words):
+	case notLocal.in(text):
 		e.Sentence = "This engine has no image " + named.String()
-	case untrusted.in(words):
+	case untrusted.in(text):
 		e.Sentence = fmt.Sprintf("The engine does not trust the registry %s: %s", domain, message)
 		return e.Then("Give the registry a certificate that is trusted, or list it in the engine's insecure-registries as http://host:port")
-	case refused.in(words):
+	case refused.in(text):
 		if auth.Username == "" {
 			e.Sentence = fmt.Sprintf("The registry %s wants a user and password for %s: %s", domain, reference.Path(named), message)
 			return e.Then("Set them with `/registry edit`")
 		}
 		e.Sentence = fmt.Sprintf("The registry %s does not let %s push to %s: %s", domain, auth.Username, reference.Path(named), message)
 		return e.Then("Check its user and password with `/registry check`, and change them with `/registry edit`")
-	case unreachable.in(words):
+	case unreachable.in(text):
 		e.Code = ops.Unavailable
 		e.Sentence = fmt.Sprintf("The registry %s cannot be reached: %s", domain, message)
 		return e.Then("See whether it runs and whether this manager reaches it: `/registry check`")
-	case !errors.As(err, &told):
+	case !errors.As(err, &reported):
 		return c.failed(err, "push %s", named.Name())
-	default:
-		if overloaded.in(words) {
-			e.Code = ops.Unavailable
-		}
+	case overloaded.in(text):
+		e.Code, e.Sentence = ops.Unavailable, fmt.Sprintf("The registry %s failed: %s", domain, message)
+	case registryFailed.in(text):
 		e.Sentence = fmt.Sprintf("The registry %s failed: %s", domain, message)
+	default:
+		e.Sentence = fmt.Sprintf("Pushing %s failed: %s", reference.FamiliarString(named), message)
 	}
 	return e
 }

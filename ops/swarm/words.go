@@ -2,99 +2,110 @@ package swarm
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
 )
 
-// cause is what an engine's words mean. The API has no codes for these: they differ by
-// the engine's version, by its image store and by the registry that it repeats.
+// cause is what an engine's sentence means. The API has no error codes for these: the text
+// depends on the engine's version, its image store and the registry whose error it passes on.
 type cause int
 
 const (
-	refused         cause = iota + 1 // wrong or missing credentials, or something that they may not see
-	unreachable                      // the registry does not answer
-	overloaded                       // the registry may work again soon, or went away in the middle
-	untrusted                        // the engine does not trust the registry's connection
-	notInRegistry                    // the registry answers, and does not have the image
-	notLocal                         // the engine does not have the image that it is to push
-	notPulled                        // a task's node has no copy of the image and could not pull one
-	outOfSequence                    // a write was made on another version than the current one
-	noPreviousSpec                   // the service is on its previous spec already
-	notManager                       // the engine is no manager of a swarm
-	notInSwarm                       // the engine is in no swarm
-	noLeader                         // the managers do not agree on a leader
-	isManager                        // a manager does not leave a swarm without force
-	logIncomplete                    // a node does not send a task's log
-	nameTaken                        // there is one of that name
-	clientTooOld                     // the engine speaks no version of the API as old as the client's
-	alreadyJoined                    // the engine is in a swarm
-	joinContinues                    // the engine goes on joining by itself
-	tokenRefused                     // the join token is not the swarm's
-	certExpired                      // a certificate is not valid by that machine's clock
-	certForeign                      // the manager has the certificate of another swarm
-	managerAway                      // the engine does not reach the manager
-	addressUnknown                   // the engine does not know which of its addresses to advertise
-	liveRestore                      // the engine has live-restore on, which swarm does not take
-	portTaken                        // something else has a port
-	dockerfileImage                  // a Dockerfile's `# syntax=` asks for an image of Docker Hub
+	refused            cause = iota + 1 // wrong or missing credentials, or no permission
+	unreachable                         // the registry does not answer
+	overloaded                          // the registry may work again soon, or broke the connection off
+	untrusted                           // the engine does not trust the registry's certificate
+	notInRegistry                       // the registry answers, and does not have the image
+	wrongPlatform                       // the image is not for this machine's platform
+	registryFailed                      // the registry answers with an error of another kind
+	notLocal                            // the engine does not have the image that it is to push
+	notPulled                           // a node has no copy of a task's image and could not pull one
+	notAnImage                          // a task was rejected for its volumes, mounts or networks
+	outOfSequence                       // an update against a stale version index
+	noPreviousSpec                      // the service is on its previous spec already
+	notManager                          // the engine is not a manager of a swarm
+	notInSwarm                          // the engine is in no swarm
+	noLeader                            // the managers do not agree on a leader
+	isManager                           // a manager can't leave without force
+	logIncomplete                       // a node does not send a task's log
+	nameTaken                           // the name already exists
+	clientTooOld                        // the engine's minimum API version is newer than the client's
+	alreadyJoined                       // the engine is in a swarm
+	joinContinues                       // joining continues in the background
+	tokenRefused                        // the join token is not the swarm's
+	certExpired                         // a certificate is not valid by that machine's clock
+	certForeign                         // the manager has the certificate of another swarm
+	managerUnreachable                  // the engine does not reach the manager
+	addressUnknown                      // the engine does not know which of its addresses to advertise
+	liveRestore                         // live-restore is on, which swarm does not support
+	portTaken                           // something else has a port
+	dockerfileImage                     // a Dockerfile's `# syntax=` asks for an image of Docker Hub
 )
 
-// words are what engines say, in lower case. testdata/words.txt has the whole sentences,
-// with the engine and image store that each was seen on; a test reads every one of them.
+// words are parts of the sentences, in lower case. testdata/words.txt has whole sentences
+// with the engine and image store that each was seen on.
 var words = map[cause][]string{
-	refused: {"unauthorized", "no basic auth credentials", "authentication required", "authorization failed",
-		"denied", "incorrect username or password", "401 unauthorized", "403 forbidden", "insufficient_scope"},
+	refused: {"unauthorized", "no basic auth credentials", "authentication required", "authorization failed", "denied",
+		"access forbidden", "unauthenticated:", "not authorized", "authorization token has expired",
+		"incorrect username or password", "403 forbidden", "insufficient_scope"},
 	unreachable: {"connection refused", "no such host", "i/o timeout", "no route to host", "network is unreachable",
 		"dial tcp", "tls handshake timeout", "connection reset", "client.timeout exceeded", "server misbehaving"},
 	overloaded: {"500 internal server error", "502 bad gateway", "503 service unavailable", "504 gateway",
-		"429 too many requests", "toomanyrequests", ": eof", "unexpected eof", "broken pipe", "blob upload unknown"},
-	untrusted:     {"x509:", "http response to https client", "certificate signed by"},
-	notInRegistry: {"manifest unknown", "name unknown", ": not found"},
-	notLocal:      {"does not exist locally", "tag does not exist", "no such image"},
-	notPulled: {"no such image", "failed to resolve reference", "pull access denied", "manifest unknown", "manifest for",
-		"no matching manifest", "error pulling image", "failed to pull", "failed to do request", "failed to copy"},
-	outOfSequence:   {"update out of sequence"},
-	noPreviousSpec:  {"does not have a previous spec"},
-	notManager:      {"not a swarm manager", "not part of a swarm"},
-	notInSwarm:      {"not part of a swarm"},
-	noLeader:        {"does not have a leader", "context deadline exceeded"},
-	isManager:       {"participating as a manager", "encrypted and locked"},
-	logIncomplete:   {"incomplete log stream"},
-	nameTaken:       {"already exists"},
-	clientTooOld:    {"minimum supported api version"},
-	alreadyJoined:   {"already part of a swarm"},
-	joinContinues:   {"continue in the background"},
-	tokenRefused:    {"invalid join token", "valid join token"},
-	certExpired:     {"expired or is not yet valid", "certificate has expired"},
-	certForeign:     {"does not match fingerprint", "unknown authority", "failed to verify certificate"},
-	managerAway:     {"connection refused", "no route to host", "network is unreachable", "i/o timeout", "connection error", "no such host", "deadline exceeded"},
-	addressUnknown:  {"address to advertise", "advertise address", "system's ip address", "must specify a listening address"},
-	liveRestore:     {"live-restore"},
-	portTaken:       {"address already in use"},
-	dockerfileImage: {"docker.io/docker/dockerfile"},
+		"too many requests", "toomanyrequests", "pull rate limit", "rate exceeded", ": eof", "unexpected eof", "broken pipe", "blob upload unknown"},
+	untrusted:      {"x509:", "http response to https client", "certificate signed by"},
+	notInRegistry:  {"manifest unknown", "name unknown", "repository name not known", ": not found"},
+	wrongPlatform:  {"no match for platform", "no matching manifest", "does not provide the specified platform"},
+	registryFailed: {"unexpected http status", "unexpected status from", "error from registry"},
+	notLocal:       {"does not exist locally", "tag does not exist", "no such image"},
+	// Up to 29.6 a task has only the first; from 29.7 on it has what the pull said.
+	notPulled: {"no such image", "failed to resolve reference", "manifest unknown", "manifest for", "name unknown", "error from registry",
+		"error pulling image", "failed to pull", "failed to do request"},
+	notAnImage:         {"volume", "mount", "failed to copy file info", "mkdir ", "network ", "dial unix", "docker/plugins"},
+	outOfSequence:      {"update out of sequence"},
+	noPreviousSpec:     {"does not have a previous spec"},
+	notManager:         {"not a swarm manager", "not part of a swarm"},
+	notInSwarm:         {"not part of a swarm"},
+	noLeader:           {"does not have a leader", "context deadline exceeded"},
+	isManager:          {"participating as a manager", "encrypted and locked"},
+	logIncomplete:      {"incomplete log stream"},
+	nameTaken:          {"already exists"},
+	clientTooOld:       {"minimum supported api version"},
+	alreadyJoined:      {"already part of a swarm"},
+	joinContinues:      {"continue in the background"},
+	tokenRefused:       {"invalid join token", "valid join token"},
+	certExpired:        {"expired or is not yet valid", "certificate has expired"},
+	certForeign:        {"does not match fingerprint", "unknown authority", "failed to verify certificate"},
+	managerUnreachable: {"connection refused", "no route to host", "network is unreachable", "i/o timeout", "connection error", "no such host", "deadline exceeded"},
+	addressUnknown:     {"address to advertise", "advertise address", "system's ip address", "must specify a listening address"},
+	liveRestore:        {"live-restore"},
+	portTaken:          {"address already in use"},
+	dockerfileImage:    {"docker.io/docker/dockerfile"},
 }
+
+// notRefused sounds like a refusal by the registry and is one by the kernel or a proxy.
+var notRefused = strings.NewReplacer("permission denied", "", "proxy authentication required", "")
 
 // in reports whether an engine's message means the cause.
 func (c cause) in(message string) bool {
 	message = strings.ToLower(message)
-	for _, w := range words[c] {
-		if strings.Contains(message, w) {
-			return true
-		}
+	if c == refused {
+		message = notRefused.Replace(message)
 	}
-	return false
+	return slices.ContainsFunc(words[c], func(w string) bool { return strings.Contains(message, w) })
 }
 
-// name is a reference, an address or a path in a message, with what ends it.
-var name = regexp.MustCompile(`"?[^\s"]*[\w.\])]/[^\s"]*[^\s",:]"?`)
+// pathLike matches a reference, URL or path that has a slash.
+var pathLike = regexp.MustCompile(`[^\s]*[\w.\])]/[^\s]*[^\s",:]"?`)
 
-// withoutNames removes references, addresses and paths from a message: an image that is
-// called "denied" is no refusal.
+// withoutNames removes references, addresses and paths from a message before it is matched:
+// an image that is called "denied" is no refusal.
 func withoutNames(message string) string {
-	return name.ReplaceAllStringFunc(message, func(found string) string {
+	return pathLike.ReplaceAllStringFunc(message, func(found string) string {
+		bare := strings.ToLower(strings.TrimLeft(found, `("'`))
 		for _, no := range []string{"i/o", "linux/", "windows/"} { // as in "i/o timeout", and platforms
-			if strings.HasPrefix(strings.ToLower(found), no) {
+			if strings.HasPrefix(bare, no) {
 				return found
 			}
 		}
@@ -104,53 +115,69 @@ func withoutNames(message string) string {
 
 // imageMissing reports whether a task was rejected because its node has no copy of the
 // image and could not pull one. Up to 29.6 the engine says so whatever the cause was;
-// from 29.7 on it repeats what the registry or the network said.
+// from 29.7 on it passes on what the registry or the network said. A task is rejected for
+// its volumes and networks, too.
 func imageMissing(message string) bool {
+	if notAnImage.in(message) && !notPulled.in(message) {
+		return false
+	}
 	message = withoutNames(message)
-	for _, c := range []cause{notPulled, refused, unreachable, overloaded, untrusted} {
-		if c.in(message) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc([]cause{notPulled, wrongPlatform, refused, unreachable, overloaded, untrusted},
+		func(c cause) bool { return c.in(message) })
 }
 
-var (
-	digestInText = regexp.MustCompile(`@sha256:[0-9a-f]{64}`)
-	loneColons   = regexp.MustCompile(`(?:\s*:)+(\s|$)`)
-	causePrefix  = regexp.MustCompile(`^(?:failed to resolve reference|failed to resolve source metadata for|failed to do request|unexpected status from \w+ request to|Get|Head|error pulling image): `)
-)
+var digestInText = regexp.MustCompile(`@sha256:[0-9a-f]{64}`)
 
-// pullError puts the cause of a failed pull first, and the image behind it without its
-// digest: what shows a task's error cuts it at the end.
+// pullError puts the cause of a failed pull first and the image last, without its digest:
+// what shows a task's error cuts it at the end.
 func pullError(message, image string) string {
-	message = clean(message)
-	image = digestInText.ReplaceAllString(image, "")
+	message = digestInText.ReplaceAllString(clean(message), "")
 	if strings.HasPrefix(strings.ToLower(message), "no such image") {
-		return digestInText.ReplaceAllString(message, "")
+		return message
 	}
-	return shortCause(message) + " (pulling " + image + ")"
+	return shortCause(message) + " (image " + digestInText.ReplaceAllString(image, "") + ")"
 }
 
-// shortCause takes the names and the steps that led there off an engine's message about an
-// image, which newer engines repeat up to three times before they come to the cause.
+// detours are what engines put before the cause of a failed pull. Newer ones repeat the image
+// up to three times.
+var detours = regexp.MustCompile(`^(?:` + strings.Join([]string{
+	`failed to resolve reference "[^"]*": `,
+	`(?:\S+: )?failed to resolve source metadata for \S+: `,
+	`failed to do request: `,
+	`unexpected status from \w+ request to \S+: `,
+	`(?:Get|Head|Put|Post) "[^"]*": `,
+	`error from registry: `,
+	`error pulling image(?: configuration)?: `,
+	`\S*/\S*: (?:not found$)?`,
+}, "|") + `)`)
+
+// theImage is the image in the middle of such a sentence.
+var theImage = regexp.MustCompile(`^(manifest|repository|pull access denied)(?: for)? "?\S*[^\s,"]"?(,| not found)`)
+
+// shortCause removes image names and known prefixes from an engine's message about an image.
 func shortCause(message string) string {
-	short := strings.NewReplacer("manifest for not found", "manifest not found", " for ,", ",").
-		Replace(strings.Join(strings.Fields(loneColons.ReplaceAllString(withoutNames(message), ":$1")), " "))
-	for before := ""; before != short; {
-		before, short = short, causePrefix.ReplaceAllString(strings.Trim(short, ": "), "")
+	short := digestInText.ReplaceAllString(message, "")
+	for {
+		rest := detours.ReplaceAllStringFunc(short, func(found string) string {
+			if strings.HasSuffix(found, ": not found") {
+				return "not found"
+			}
+			return ""
+		})
+		if rest == "" || rest == short {
+			break
+		}
+		short = rest
 	}
-	if short == "" {
-		return digestInText.ReplaceAllString(message, "")
-	}
-	return short
+	return theImage.ReplaceAllString(short, "$1$2")
 }
 
-// pushedDigest is how both image stores end a push; the classic one repeats it in an aux
-// record. Seen from 20.10 to 29: "v1: digest: sha256:… size: 527".
+// pushedDigest matches the last status line of a push. The classic store sends an aux
+// record, too; the containerd store does not. Seen from 20.10 to 29: "v1: digest:
+// sha256:… size: 527".
 var pushedDigest = regexp.MustCompile(`^\S*: digest: (\S+) size: \d+$`)
 
-// digestOfPush returns the digest that a line of a push tells, "" for none.
+// digestOfPush returns the digest in a status line of a push, "" for none.
 func digestOfPush(status string) string {
 	m := pushedDigest.FindStringSubmatch(strings.TrimSpace(status))
 	if m == nil {

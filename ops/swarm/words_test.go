@@ -2,29 +2,25 @@ package swarm
 
 import (
 	"bufio"
+	"encoding/json"
+	"errors"
+	"net/http"
 	"os"
 	"strings"
 	"testing"
+
+	"waggle/ops"
 )
 
-var causeNames = map[string]cause{
-	"refused": refused, "unreachable": unreachable, "overloaded": overloaded, "untrusted": untrusted, "notInRegistry": notInRegistry,
-	"notLocal": notLocal, "outOfSequence": outOfSequence, "noPreviousSpec": noPreviousSpec, "notManager": notManager, "noLeader": noLeader,
-}
-
-// TestWords reads what engines were seen to say, each as the code that meets it there does:
-// the first cause that matches counts.
+// TestWords has each sentence of testdata/words.txt from an engine, where it was seen, and
+// expects what a person is told.
 func TestWords(t *testing.T) {
-	order := map[string][]cause{
-		"push":         {notLocal, untrusted, refused, unreachable, overloaded},
-		"distribution": {untrusted, notInRegistry, refused, unreachable, overloaded},
-		"service":      {outOfSequence, noPreviousSpec, notManager, noLeader},
-	}
 	f, err := os.Open("testdata/words.txt")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
+	mia := ops.RegistryAuth{Username: "mia", Password: "canary"}
 	read := 0
 	for lines := bufio.NewScanner(f); lines.Scan(); {
 		line := lines.Text()
@@ -32,22 +28,37 @@ func TestWords(t *testing.T) {
 			continue
 		}
 		col := strings.Split(line, "\t")
-		if len(col) != 4 || order[col[0]] == nil || causeNames[col[1]] == 0 {
+		if len(col) != 5 {
 			t.Fatalf("unreadable line %q", line)
 		}
 		read++
-		var got cause
-		for _, c := range order[col[0]] {
-			if c.in(withoutNames(clean(col[3]))) {
-				got = c
-				break
-			}
+		where, code, want, seen, message := col[0], ops.Code(col[1]), col[2], col[3], col[4]
+		answer, err := json.Marshal(map[string]string{"message": message})
+		if err != nil {
+			t.Fatal(err)
 		}
-		if got != causeNames[col[1]] {
-			t.Errorf("%s, on %s: %q is taken for %d, not for %s", col[0], col[2], col[3], got, col[1])
+		switch where {
+		case "push":
+			stream, _ := json.Marshal(map[string]any{"errorDetail": map[string]string{"message": message}, "error": message})
+			_, _, _, err = push(t, says(string(stream)), mia)
+		case "distribution":
+			c, _ := fake(t, map[string]http.HandlerFunc{"GET /distribution/" + pizza + "/json": fails(500, message)})
+			_, err = c.ImageDigest(t.Context(), pizza, mia)
+		case "service":
+			c, _ := fake(t, map[string]http.HandlerFunc{"GET /services/pizza": func(w http.ResponseWriter, _ *http.Request) {
+				w.WriteHeader(http.StatusInternalServerError)
+				_, _ = w.Write(answer)
+			}})
+			_, err = c.Service(t.Context(), "pizza")
+		default:
+			t.Fatalf("unreadable line %q", line)
+		}
+		var e *ops.Error
+		if !errors.As(err, &e) || e.Code != code || !strings.Contains(e.Sentence, want) {
+			t.Errorf("%s, on %s: %q is told as %v, not as %s %q", where, seen, message, err, code, want)
 		}
 	}
-	if read < 20 {
+	if read < 35 {
 		t.Errorf("only %d lines", read)
 	}
 }
@@ -63,18 +74,22 @@ func TestPullErrors(t *testing.T) {
 		// Up to 29.6, classic and containerd, whatever the cause.
 		"No such image: " + image: "No such image: " + short,
 		// From 29.7 on, classic.
-		"unauthorized: authentication required":                                                                                                                                   "unauthorized: authentication required (pulling " + short + ")",
-		"manifest for " + image + " not found: manifest unknown: manifest unknown":                                                                                                "manifest not found: manifest unknown: manifest unknown (pulling " + short + ")",
-		`Head "http://10.99.7.1:5001/v2/acme/pizza/manifests/1": no basic auth credentials`:                                                                                       "no basic auth credentials (pulling " + short + ")",
-		`Get "http://10.99.7.1:5001/v2/": dial tcp 10.99.7.1:5001: connect: connection refused`:                                                                                   "dial tcp 10.99.7.1:5001: connect: connection refused (pulling " + short + ")",
-		"pull access denied for acme/pizza, repository does not exist or may require 'docker login': denied: requested access to the resource is denied":                          "pull access denied, repository does not exist or may require 'docker login': denied: requested access to the resource is denied (pulling " + short + ")",
-		`Get "https://registry.example.com/v2/": net/http: request canceled while waiting for connection (Client.Timeout exceeded while awaiting headers)`:                        "request canceled while waiting for connection (Client.Timeout exceeded while awaiting headers) (pulling " + short + ")",
-		`Get "https://registry.example.com/v2/": x509: certificate signed by unknown authority`:                                                                                   "x509: certificate signed by unknown authority (pulling " + short + ")",
-		"no matching manifest for linux/arm64/v8 in the manifest list entries":                                                                                                    "no matching manifest for linux/arm64/v8 in the manifest list entries (pulling " + short + ")",
-		"toomanyrequests: You have reached your pull rate limit. You may increase the limit by authenticating: https://www.docker.com/increase-rate-limit":                        "toomanyrequests: You have reached your pull rate limit. You may increase the limit by authenticating (pulling " + short + ")",
-		`failed to resolve reference "` + image + `": unexpected status from HEAD request to http://10.99.7.1:5001/v2/acme/pizza/manifests/sha256:83d9e776cd7d: 401 Unauthorized`: "401 Unauthorized (pulling " + short + ")",
-		`failed to resolve reference "` + image + `": ` + image + `: not found`:                                                                                                   "not found (pulling " + short + ")",
-		`failed to resolve reference "` + image + `": failed to do request: Head "https://10.99.7.1:5001/v2/acme/pizza/manifests/1": dial tcp 10.99.7.1:5001: i/o timeout`:        "dial tcp 10.99.7.1:5001: i/o timeout (pulling " + short + ")",
+		"unauthorized: authentication required":                                                                                                                                   "unauthorized: authentication required (image " + short + ")",
+		"manifest for " + image + " not found: manifest unknown: manifest unknown":                                                                                                "manifest not found: manifest unknown: manifest unknown (image " + short + ")",
+		`Head "http://10.99.7.1:5001/v2/acme/pizza/manifests/1": no basic auth credentials`:                                                                                       "no basic auth credentials (image " + short + ")",
+		`Get "http://10.99.7.1:5001/v2/": dial tcp 10.99.7.1:5001: connect: connection refused`:                                                                                   "dial tcp 10.99.7.1:5001: connect: connection refused (image " + short + ")",
+		"pull access denied for acme/pizza, repository does not exist or may require 'docker login': denied: requested access to the resource is denied":                          "pull access denied, repository does not exist or may require 'docker login': denied: requested access to the resource is denied (image " + short + ")",
+		`Get "https://registry.example.com/v2/": net/http: request canceled while waiting for connection (Client.Timeout exceeded while awaiting headers)`:                        "request canceled while waiting for connection (Client.Timeout exceeded while awaiting headers) (image " + short + ")",
+		`Get "https://registry.example.com/v2/": x509: certificate signed by unknown authority`:                                                                                   "x509: certificate signed by unknown authority (image " + short + ")",
+		"no matching manifest for linux/arm64/v8 in the manifest list entries":                                                                                                    "no matching manifest for linux/arm64/v8 in the manifest list entries (image " + short + ")",
+		"toomanyrequests: You have reached your pull rate limit. You may increase the limit by authenticating: https://www.docker.com/increase-rate-limit":                        "toomanyrequests: You have reached your pull rate limit. You may increase the limit by authenticating: https://www.docker.com/increase-rate-limit (image " + short + ")",
+		`failed to resolve reference "` + image + `": unexpected status from HEAD request to http://10.99.7.1:5001/v2/acme/pizza/manifests/sha256:83d9e776cd7d: 401 Unauthorized`: "401 Unauthorized (image " + short + ")",
+		"repository r:5000/acme/pizza not found: name unknown: repository name not known to registry":                                                                             "repository not found: name unknown: repository name not known to registry (image " + short + ")",
+		"image with reference docker.io/acme/pizza:1 was found but does not provide the specified platform (linux/arm64)":                                                         "image with reference docker.io/acme/pizza:1 was found but does not provide the specified platform (linux/arm64) (image " + short + ")",
+		`failed to resolve reference "` + image + `": error from registry: access forbidden`:                                                                                      "access forbidden (image " + short + ")",
+		"manifest for pizza@sha256:83d9e776cd7d90eab0e73dcb13f165ffd4d45d078a77b1c5e697148099b82547 not found: manifest unknown":                                                  "manifest not found: manifest unknown (image " + short + ")",
+		`failed to resolve reference "` + image + `": ` + image + `: not found`:                                                                                                   "not found (image " + short + ")",
+		`failed to resolve reference "` + image + `": failed to do request: Head "https://10.99.7.1:5001/v2/acme/pizza/manifests/1": dial tcp 10.99.7.1:5001: i/o timeout`:        "dial tcp 10.99.7.1:5001: i/o timeout (image " + short + ")",
 	} {
 		if !imageMissing(message) {
 			t.Errorf("%q is no error of a pull", message)
@@ -91,10 +106,32 @@ func TestPullErrors(t *testing.T) {
 		"no suitable node (insufficient resources on 3 nodes)",
 		"network waggle not found",
 		"host-mode port already in use on 1 node",
+		"failed to mount local volume: mount :/export/pizza:/var/lib/docker/volumes/pizza/_data, data: addr=10.0.0.5: permission denied",
+		"failed to mount local volume: mount :/export/pizza:/var/lib/docker/volumes/pizza/_data, data: addr=10.0.0.5: connection refused",
+		`invalid mount config for type "bind": stat /srv/pizza: permission denied`,
+		"failed to copy file info for /var/lib/docker/volumes/pizza/_data: failed to chown /var/lib/docker/volumes/pizza/_data: lchown /var/lib/docker/volumes/pizza/_data: operation not permitted",
+		`create pizza_data: Post "http://%2Frun%2Fdocker%2Fplugins%2Fnfs.sock/VolumeDriver.Create": dial unix /run/docker/plugins/nfs.sock: connect: connection refused`,
+		"error resolving passed in network volume address: lookup nfs.example.com: no such host",
 		"",
 	} {
 		if imageMissing(message) {
 			t.Errorf("%q is taken for an error of a pull", message)
+		}
+	}
+}
+
+// TestShortCause is what is told of a base image that BuildKit could not fetch.
+func TestShortCause(t *testing.T) {
+	for message, want := range map[string]string{
+		"python:3.99: failed to resolve source metadata for docker.io/library/python:3.99: docker.io/library/python:3.99: not found":                                                                                     "not found",
+		"pulling from host r failed with status code [manifests 1]: 401 Unauthorized":                                                                                                                                    "pulling from host r failed with status code [manifests 1]: 401 Unauthorized",
+		"acme/base:1: failed to resolve source metadata for docker.io/acme/base:1: pull access denied, repository does not exist or may require authorization: server message: insufficient_scope: authorization failed": "pull access denied, repository does not exist or may require authorization: server message: insufficient_scope: authorization failed",
+		"failed to resolve source metadata for r/base:1: no match for platform in manifest: not found":                                                                                                                   "no match for platform in manifest: not found",
+		"exit code: 3": "exit code: 3",
+		"":             "",
+	} {
+		if got := shortCause(message); got != want {
+			t.Errorf("%q\n is %q\nnot %q", message, got, want)
 		}
 	}
 }
