@@ -22,7 +22,7 @@ const (
 	registryFailed                      // the registry answers with an error of another kind
 	notLocal                            // the engine does not have the image that it is to push
 	notPulled                           // a node has no copy of a task's image and could not pull one
-	notAnImage                          // a task was rejected for its volumes, mounts or networks
+	notAnImage                          // a task was rejected for its volumes or mounts
 	outOfSequence                       // an update against a stale version index
 	noPreviousSpec                      // the service is on its previous spec already
 	notManager                          // the engine is not a manager of a swarm
@@ -62,7 +62,7 @@ var words = map[cause][]string{
 	// Up to 29.6 a task has only the first; from 29.7 on it has what the pull said.
 	notPulled: {"no such image", "failed to resolve reference", "manifest unknown", "manifest for", "name unknown", "error from registry",
 		"error pulling image", "failed to pull", "failed to do request"},
-	notAnImage:         {"volume", "mount", "failed to copy file info", "mkdir ", "network ", "dial unix", "docker/plugins"},
+	notAnImage:         {"volume", "mount ", "failed to copy file info", "mkdir ", "dial unix"},
 	outOfSequence:      {"update out of sequence"},
 	noPreviousSpec:     {"does not have a previous spec"},
 	notManager:         {"not a swarm manager", "not part of a swarm"},
@@ -116,12 +116,12 @@ func withoutNames(message string) string {
 // imageMissing reports whether a task was rejected because its node has no copy of the
 // image and could not pull one. Up to 29.6 the engine says so whatever the cause was;
 // from 29.7 on it passes on what the registry or the network said. A task is rejected for
-// its volumes and networks, too.
+// its volumes, too.
 func imageMissing(message string) bool {
+	message = withoutNames(message)
 	if notAnImage.in(message) && !notPulled.in(message) {
 		return false
 	}
-	message = withoutNames(message)
 	return slices.ContainsFunc([]cause{notPulled, wrongPlatform, refused, unreachable, overloaded, untrusted},
 		func(c cause) bool { return c.in(message) })
 }
