@@ -37,20 +37,21 @@ func (c *Client) ImageDigest(ctx context.Context, image string, auth ops.Registr
 	}
 	domain := reference.Domain(named)
 	message := scrub(clean(err.Error()), auth)
+	short := shortCause(message)
 	text := withoutNames(message)
 	e := &ops.Error{Code: ops.Failed, Err: errors.New(message)}
 	switch {
 	case untrusted.in(text):
-		e.Sentence = fmt.Sprintf("The engine does not trust the registry %s: %s", domain, message)
+		e.Sentence = fmt.Sprintf("The engine does not trust the registry %s: %s", domain, short)
 		return "", e.Then("Give the registry a certificate that is trusted, or list it in the engine's insecure-registries as http://host:port.")
 	case errdefs.IsNotFound(err), notInRegistry.in(text):
 		e.Code, e.Sentence = ops.NotFound, fmt.Sprintf("The registry %s has no image %s", domain, reference.FamiliarString(named))
 	case refused.in(text), errdefs.IsUnauthorized(err), errdefs.IsPermissionDenied(err):
 		// Registries say the same of what is not there and of what may not be seen.
-		e.Sentence = fmt.Sprintf("The registry %s has no image %s, or does not show it: %s", domain, reference.FamiliarString(named), message)
+		e.Sentence = fmt.Sprintf("The registry %s has no image %s, or does not show it: %s", domain, reference.FamiliarString(named), short)
 		return "", e.Then("See whether it exists and whether its registry is added with the right login: `/registry list`.")
 	case unreachable.in(text), overloaded.in(text):
-		e.Code, e.Sentence = ops.Unavailable, fmt.Sprintf("The registry %s cannot be reached: %s", domain, message)
+		e.Code, e.Sentence = ops.Unavailable, fmt.Sprintf("The registry %s cannot be reached: %s", domain, short)
 		return "", e.Then("See whether it runs and whether this manager reaches it: `/registry check`.")
 	default:
 		return "", c.failed(err, "ask for %s", image)

@@ -107,7 +107,7 @@ func (c *Client) pushFailed(ctx context.Context, err error, named reference.Name
 		reported pushError
 		missing  noDigest
 	)
-	domain := reference.Domain(named)
+	domain, short := reference.Domain(named), shortCause(message)
 	e := &ops.Error{Code: ops.Failed, Err: errors.New(message)}
 	switch {
 	case errors.As(err, &missing):
@@ -117,27 +117,27 @@ func (c *Client) pushFailed(ctx context.Context, err error, named reference.Name
 	case notLocal.in(text):
 		e.Sentence = "This engine has no image " + named.String()
 	case untrusted.in(text):
-		e.Sentence = fmt.Sprintf("The engine does not trust the registry %s: %s", domain, message)
+		e.Sentence = fmt.Sprintf("The engine does not trust the registry %s: %s", domain, short)
 		return e.Then("Give the registry a certificate that is trusted, or list it in the engine's insecure-registries as http://host:port")
 	case refused.in(text):
 		if auth.Username == "" {
-			e.Sentence = fmt.Sprintf("The registry %s wants a user and password for %s: %s", domain, reference.Path(named), message)
+			e.Sentence = fmt.Sprintf("The registry %s wants a user and password for %s: %s", domain, reference.Path(named), short)
 			return e.Then("Set them with `/registry edit`")
 		}
-		e.Sentence = fmt.Sprintf("The registry %s does not let %s push to %s: %s", domain, auth.Username, reference.Path(named), message)
+		e.Sentence = fmt.Sprintf("The registry %s does not let %s push to %s: %s", domain, auth.Username, reference.Path(named), short)
 		return e.Then("Check its user and password with `/registry check`, and change them with `/registry edit`")
 	case unreachable.in(text):
 		e.Code = ops.Unavailable
-		e.Sentence = fmt.Sprintf("The registry %s cannot be reached: %s", domain, message)
+		e.Sentence = fmt.Sprintf("The registry %s cannot be reached: %s", domain, short)
 		return e.Then("See whether it runs and whether this manager reaches it: `/registry check`")
 	case !errors.As(err, &reported):
 		return c.failed(err, "push %s", named.Name())
 	case overloaded.in(text):
-		e.Code, e.Sentence = ops.Unavailable, fmt.Sprintf("The registry %s failed: %s", domain, message)
+		e.Code, e.Sentence = ops.Unavailable, fmt.Sprintf("The registry %s failed: %s", domain, short)
 	case registryFailed.in(text):
-		e.Sentence = fmt.Sprintf("The registry %s failed: %s", domain, message)
+		e.Sentence = fmt.Sprintf("The registry %s failed: %s", domain, short)
 	default:
-		e.Sentence = fmt.Sprintf("Pushing %s failed: %s", reference.FamiliarString(named), message)
+		e.Sentence = fmt.Sprintf("Pushing %s failed: %s", reference.FamiliarString(named), short)
 	}
 	return e
 }

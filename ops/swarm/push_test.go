@@ -98,7 +98,7 @@ func TestWhyAPushFailed(t *testing.T) {
 		"refused, 500": {fails(500, "unauthorized: authentication required"), mia, ops.Failed, "does not let mia push", "/registry check"},
 		"no tag":       {stream("tag does not exist: 10.99.7.1:5000/pizza:1"), mia, ops.Failed, "This engine has no image 10.99.7.1:5000/pizza:1", ""},
 		"wrong password, containerd": {says(data(t, "push-unauthorized-28-containerd.json")), mia, ops.Failed,
-			"The registry 10.99.7.1:5000 does not let mia push to pizza: unknown: unexpected status from HEAD request", "/registry edit"},
+			"The registry 10.99.7.1:5000 does not let mia push to pizza: 401 Unauthorized", "/registry edit"},
 		// Nothing says that the engine is away, so nothing is gained by trying again.
 		"no digest": {says(`{"status":"Preparing"}{"status":"1: pushed canary"}`), mia, ops.Failed, "Docker finished pushing 10.99.7.1:5000/pizza:1 without reporting a digest. Its last line: 1: pushed <secret>", "journalctl"},
 		"no words":  {says(``), mia, ops.Failed, "Its last line: none", "journalctl"},

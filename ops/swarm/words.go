@@ -146,7 +146,7 @@ var detours = regexp.MustCompile(`^(?:` + strings.Join([]string{
 	`failed to do request: `,
 	`unexpected status from \w+ request to \S+: `,
 	`(?:Get|Head|Put|Post) "[^"]*": `,
-	`error from registry: `,
+	`(?:unknown|error from registry): `,
 	`error pulling image(?: configuration)?: `,
 	`\S*/\S*: (?:not found$)?`,
 }, "|") + `)`)
