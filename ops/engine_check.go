@@ -61,7 +61,7 @@ func (EngineCheck) Ask(ctx context.Context, r *Runner, _ Actor) (Answer, error) 
 	rows := [][]string{{"NODE", "DOCKER", "API", "IMAGE STORE"}}
 	queried := 0
 	for i, n := range nodes {
-		row := []string{n.Hostname, n.EngineVersion, "", "not queried: " + sentenceOf(problems[i])}
+		row := []string{n.Hostname, n.EngineVersion, "-", "not queried: " + sentenceOf(problems[i])}
 		if problems[i] == nil {
 			queried++
 			row[1], row[2], row[3] = machines[i].EngineVersion, machines[i].APIVersion, machines[i].ImageStore
@@ -116,8 +116,8 @@ func engineConcerns(a *Answer, nodes []Node, machines []Machine) {
 	for k, at := range vulnerable {
 		if len(at) > 0 {
 			v := advisories[k]
-			a.Concern(fmt.Sprintf("%s: BuildKit before Docker %s is vulnerable: %s (%s)", strings.Join(at, ", "), v.fixedIn, v.what, v.ids),
-				fmt.Sprintf("upgrade to Docker %s or later, unless the package has the fix; until then anyone with push access to an app's repository can exploit it", advisories[len(advisories)-1].fixedIn))
+			a.Concern(fmt.Sprintf("%s: BuildKit is vulnerable: %s (%s; fixed in Docker %s)", strings.Join(at, ", "), v.what, v.ids, v.fixedIn),
+				fmt.Sprintf("upgrade to Docker %s or later, which has all known fixes, unless the package has them; until then anyone with push access to an app's repository can exploit it", advisories[len(advisories)-1].fixedIn))
 		}
 	}
 	differ := func(what string, all map[string][]string, then string) {
@@ -131,5 +131,5 @@ func engineConcerns(a *Answer, nodes []Node, machines []Machine) {
 		a.Concern(fmt.Sprintf("the nodes have different %s: %s", what, strings.Join(parts, "; ")), then)
 	}
 	differ("Docker versions", versions, "upgrade the older ones")
-	differ("image stores", stores, "this works; nothing has to be done")
+	differ("image stores", stores, "this works; one store on all nodes makes their images and errors alike")
 }

@@ -19,9 +19,9 @@ func TestEngineCheck(t *testing.T) {
 	h.servers.machine = ops.Machine{EngineVersion: "29.8.2", APIVersion: "1.55", ImageStore: "containerd"}
 	text := answered(h.asks(t, ops.EngineCheck{}))
 	tells(t, text, "3 engines, 2 queried",
-		"n1 | 20.10.24+dfsg1 | 1.41 | classic\nn2 | 29.8.2 | 1.55 | containerd\nn3 | 19.03.15 |  | not queried: it was joined by hand",
+		"n1 | 20.10.24+dfsg1 | 1.41 | classic\nn2 | 29.8.2 | 1.55 | containerd\nn3 | 19.03.15 | - | not queried: it was joined by hand",
 		"! n3 (19.03.15): Waggle is tested on Docker 20.10 and later",
-		"! n1 (20.10.24+dfsg1): BuildKit before Docker 25.0.2 is vulnerable: a Dockerfile can read", "CVE-2024-23651",
+		"! n1 (20.10.24+dfsg1): BuildKit is vulnerable: a Dockerfile can read", "CVE-2024-23651, CVE-2024-23652, CVE-2024-23653; fixed in Docker 25.0.2",
 		"! the nodes have different Docker versions: 19.03.15 on n3; 20.10.24+dfsg1 on n1; 29.8.2 on n2",
 		"! the nodes have different image stores: classic on n1; containerd on n2")
 	if h.servers.open != 0 {

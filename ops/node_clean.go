@@ -172,10 +172,11 @@ func (n needed) old(i LocalImage) bool {
 		if digested, ok := named.(reference.Digested); ok {
 			key = named.Name() + "@" + digested.Digest().String()
 		}
-		if n.images[key] {
-			return false
+		app := n.repos[named.Name()]
+		if _, tagged := named.(reference.Tagged); n.images[key] || tagged && !app {
+			return false // needed, or tagged as something that is no app's
 		}
-		apps = apps || n.repos[named.Name()]
+		apps = apps || app
 	}
 	return apps
 }

@@ -308,6 +308,7 @@ func TestClean(t *testing.T) {
 		{ID: "d", Names: []string{"reg:5000/acme/pizza:older"}, Size: 1 << 30, Used: true},
 		{ID: "e", Names: []string{"nginx:1.26"}, Size: 1 << 30},
 		{ID: "f", Names: []string{"postgres:17"}, Size: 1 << 30},
+		{ID: "h", Names: []string{"reg:5000/acme/pizza:older", "kept/elsewhere:1"}, Size: 1 << 30},
 		// As the containerd image store has what swarm pulled: by name:tag@digest, with the
 		// digest under one of its names, which may be another repository's.
 		{ID: at("1"), Names: []string{"reg:5000/acme/pizza:one@" + at("1"), "reg:5000/acme/staging@" + at("1")}, Size: 1 << 30},

@@ -47,13 +47,19 @@ func (l *Lab) programs(ctx context.Context, r release) (string, error) {
 	case r.name == systemRelease:
 		return "", nil
 	case filepath.IsAbs(r.name):
-		_, err := engineVersion(ctx, r.name)
-		return r.name, err
+		if err := whole(r.name, []string{"dockerd", "containerd", "containerd-shim-runc-v2", "runc"}); err != nil {
+			return "", fmt.Errorf("the lab engine %s: %w", r.name, err)
+		}
+		if _, err := engineVersion(ctx, r.name); err != nil {
+			return "", fmt.Errorf("the lab engine %s: %w", r.name, err)
+		}
+		return r.name, nil
 	}
 	if version, err := engineVersion(ctx, ""); err == nil && strings.HasPrefix(version, r.name+".") {
 		return "", nil
 	}
 	// Tests of several packages start labs at the same time.
+	l.step("looking for Docker %s in %s", r.name, enginesDir)
 	unlock, err := lockDir(ctx, enginesDir)
 	if err != nil {
 		return "", err
@@ -62,7 +68,14 @@ func (l *Lab) programs(ctx context.Context, r release) (string, error) {
 	var problems error
 	for _, suite := range suitesOf[r.name] {
 		dir := filepath.Join(enginesDir, suite)
-		version, err := engineVersion(ctx, dir)
+		version := ""
+		files, err := os.ReadFile(filepath.Join(dir, contents))
+		if err == nil {
+			err = whole(dir, strings.Fields(string(files)))
+		}
+		if err == nil {
+			version, err = engineVersion(ctx, dir)
+		}
 		if err != nil && ctx.Err() == nil { // not there, or not all of it
 			l.step("fetching Docker from Debian's %s", suite)
 			if err = fetchEngine(ctx, suite, dir, l.step); err == nil {
@@ -80,6 +93,20 @@ func (l *Lab) programs(ctx context.Context, r release) (string, error) {
 		problems = errors.Join(problems, fmt.Errorf("from Debian's %s: %w", suite, err))
 	}
 	return "", fmt.Errorf("can't get Docker %s: %w", r.name, problems)
+}
+
+// contents is the list of an unpacked engine's files.
+const contents = "files"
+
+// whole says which of an engine's files is missing: another of the same name on this machine
+// would be used in its place.
+func whole(dir string, files []string) error {
+	for _, f := range files {
+		if _, err := os.Stat(filepath.Join(dir, f)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // engineVersion runs a release's programs once, and returns which engine it is.
@@ -322,7 +349,15 @@ func layOut(ctx context.Context, root, out, home string) error {
 		}
 		todo = append(todo, needed...)
 	}
-	return nil
+	entries, err := os.ReadDir(out)
+	if err != nil {
+		return err
+	}
+	var files strings.Builder
+	for _, e := range entries {
+		fmt.Fprintln(&files, e.Name())
+	}
+	return os.WriteFile(filepath.Join(out, contents), []byte(files.String()), 0o644)
 }
 
 // interpreter is the program loader that an ELF file asks for, "" for none.

@@ -252,11 +252,15 @@ func (c *Client) ImageDisk(ctx context.Context) (total, unused int64, err error)
 		return 0, 0, c.failed(err, "ask how much its images take")
 	}
 	for _, i := range usage.Images {
+		own := max(0, i.Size-max(0, i.SharedSize))
 		if i.Containers == 0 {
-			unused += max(0, i.Size-max(0, i.SharedSize))
+			unused += own
 		}
+		total += own
 	}
-	return usage.LayersSize, min(unused, usage.LayersSize), nil
+	// The containerd image store counts compressed layers in an image's size, and not in this.
+	total = max(total, usage.LayersSize)
+	return total, min(unused, total), nil
 }
 
 // RemoveVolume removes a volume of this engine.

@@ -77,7 +77,10 @@ func TestRealCacheOfAnotherManager(t *testing.T) {
 		}
 	}
 	with := build(other, "2", cache, "2")
-	if !cachedStep(with, heavy) {
+	// The key of a step differs by BuildKit's version: another engine's cache is then of no
+	// use, and no error.
+	same := r.lab.Nodes[1].EngineVersion == r.lab.Manager().EngineVersion
+	if same && !cachedStep(with, heavy) {
 		t.Errorf("with the cache:\n%s", with)
 	}
 	if without := build(third, "3", "", "2"); cachedStep(without, heavy) {

@@ -50,11 +50,16 @@ func (c *Client) ImageDigest(ctx context.Context, image string, auth ops.Registr
 		// Registries say the same of what is not there and of what may not be seen.
 		e.Sentence = fmt.Sprintf("The registry %s has no image %s, or does not show it: %s", domain, reference.FamiliarString(named), short)
 		return "", e.Then("See whether it exists and whether its registry is added with the right login: `/registry list`.")
-	case unreachable.in(text), overloaded.in(text):
+	case overloaded.in(text):
+		e.Code, e.Sentence = ops.Unavailable, fmt.Sprintf("The registry %s failed: %s", domain, short)
+	case unreachable.in(text):
 		e.Code, e.Sentence = ops.Unavailable, fmt.Sprintf("The registry %s cannot be reached: %s", domain, short)
 		return "", e.Then("See whether it runs and whether this manager reaches it: `/registry check`.")
 	default:
-		return "", c.failed(err, "ask for %s", image)
+		if known := c.failed(err, "ask for %s", image); ops.CodeOf(known) != ops.Internal {
+			return "", known
+		}
+		e.Sentence = fmt.Sprintf("Asking the registry %s for %s failed: %s", domain, reference.FamiliarString(named), short)
 	}
 	return "", e
 }

@@ -116,6 +116,8 @@ func (c *Client) pushFailed(ctx context.Context, err error, named reference.Name
 		return e.Then("See the engine's log: journalctl -u docker")
 	case notLocal.in(text):
 		e.Sentence = "This engine has no image " + named.String()
+	case notWhole.in(text):
+		e.Code, e.Sentence = ops.NotFound, fmt.Sprintf("This engine does not have all of the image %s: %s", reference.FamiliarString(named), short)
 	case untrusted.in(text):
 		e.Sentence = fmt.Sprintf("The engine does not trust the registry %s: %s", domain, short)
 		return e.Then("Give the registry a certificate that is trusted, or list it in the engine's insecure-registries as http://host:port")

@@ -21,6 +21,7 @@ const (
 	wrongPlatform                       // the image is not for this machine's platform
 	registryFailed                      // the registry answers with an error of another kind
 	notLocal                            // the engine does not have the image that it is to push
+	notWhole                            // the engine has a part of the image only, as of other platforms
 	notPulled                           // a node has no copy of a task's image and could not pull one
 	notAnImage                          // a task was rejected for its volumes or mounts
 	outOfSequence                       // an update against a stale version index
@@ -51,18 +52,24 @@ var words = map[cause][]string{
 		"access forbidden", "unauthenticated:", "not authorized", "authorization token has expired",
 		"incorrect username or password", "403 forbidden", "insufficient_scope"},
 	unreachable: {"connection refused", "no such host", "i/o timeout", "no route to host", "network is unreachable",
-		"dial tcp", "tls handshake timeout", "connection reset", "client.timeout exceeded", "server misbehaving"},
+		"dial tcp", "tls handshake timeout", "connection reset", "client.timeout exceeded", "server misbehaving",
+		"use of closed network connection", "server sent goaway"},
 	overloaded: {"500 internal server error", "502 bad gateway", "503 service unavailable", "504 gateway",
-		"too many requests", "toomanyrequests", "pull rate limit", "rate exceeded", ": eof", "unexpected eof", "broken pipe", "blob upload unknown"},
+		"too many requests", "toomanyrequests", "pull rate limit", "rate exceeded", ": eof", "unexpected eof", "broken pipe", "blob upload unknown",
+		"from registry: unavailable", "service unavailable"},
 	untrusted:      {"x509:", "http response to https client", "certificate signed by"},
-	notInRegistry:  {"manifest unknown", "name unknown", "repository name not known", ": not found"},
+	notInRegistry:  {"manifest unknown", "name unknown", "repository name not known", "not found"},
 	wrongPlatform:  {"no match for platform", "no matching manifest", "does not provide the specified platform"},
 	registryFailed: {"unexpected http status", "unexpected status from", "error from registry"},
 	notLocal:       {"does not exist locally", "tag does not exist", "no such image"},
+	notWhole:       {"content digest", "missing content"},
 	// Up to 29.6 a task has only the first; from 29.7 on it has what the pull said.
-	notPulled: {"no such image", "failed to resolve reference", "manifest unknown", "manifest for", "name unknown", "error from registry",
-		"error pulling image", "failed to pull", "failed to do request"},
-	notAnImage:         {"volume", "mount ", "failed to copy file info", "mkdir ", "dial unix"},
+	notPulled: {"no such image", "failed to resolve reference", "manifest unknown", "manifest for", "name unknown", "unknown: ",
+		"error pulling image", "failed to pull", "failed to do request", "failed to copy: ", "failed commit on ref", "failed to unpack image",
+		"failed to extract layer", "failed to register layer", "unknown blob", "verification failed for digest", "error unmarshalling content",
+		"unable to decode token", "tls: ", "redirects", "cannot be used on this platform"},
+	notAnImage: {"volume", "mount ", "failed to copy file info", "mkdir ", "dial unix", "not manually attachable",
+		"secret reference", "config reference", "containerconfig"},
 	outOfSequence:      {"update out of sequence"},
 	noPreviousSpec:     {"does not have a previous spec"},
 	notManager:         {"not a swarm manager", "not part of a swarm"},
@@ -118,24 +125,35 @@ func withoutNames(message string) string {
 // from 29.7 on it passes on what the registry or the network said. A task is rejected for
 // its volumes, too.
 func imageMissing(message string) bool {
-	message = withoutNames(message)
-	if notAnImage.in(message) && !notPulled.in(message) {
-		return false
+	text := withoutNames(message)
+	if notPulled.in(text) || toRegistry.MatchString(message) {
+		return true
 	}
-	return slices.ContainsFunc([]cause{notPulled, wrongPlatform, refused, unreachable, overloaded, untrusted},
-		func(c cause) bool { return c.in(message) })
+	return !notAnImage.in(text) && slices.ContainsFunc([]cause{wrongPlatform, registryFailed, refused, unreachable, overloaded, untrusted},
+		func(c cause) bool { return c.in(text) })
 }
 
-var digestInText = regexp.MustCompile(`@sha256:[0-9a-f]{64}`)
+// toRegistry matches an engine's request to a registry. One to a plugin is a POST.
+var toRegistry = regexp.MustCompile(`^(?:Get|Head) "https?://`)
+
+var (
+	pinnedTo   = regexp.MustCompile(`@sha256:[0-9a-f]{64}`)
+	longDigest = regexp.MustCompile(`sha256:([0-9a-f]{12})[0-9a-f]{52}`)
+)
+
+// withoutDigests takes the digests off references, and shortens the others.
+func withoutDigests(text string) string {
+	return longDigest.ReplaceAllString(pinnedTo.ReplaceAllString(text, ""), "sha256:$1")
+}
 
 // pullError puts the cause of a failed pull first and the image last, without its digest:
 // what shows a task's error cuts it at the end.
 func pullError(message, image string) string {
-	message = digestInText.ReplaceAllString(clean(message), "")
+	message = withoutDigests(clean(message))
 	if strings.HasPrefix(strings.ToLower(message), "no such image") {
 		return message
 	}
-	return shortCause(message) + " (image " + digestInText.ReplaceAllString(image, "") + ")"
+	return shortCause(message) + " (image " + withoutDigests(image) + ")"
 }
 
 // detours are what engines put before the cause of a failed pull. Newer ones repeat the image
@@ -144,9 +162,15 @@ var detours = regexp.MustCompile(`^(?:` + strings.Join([]string{
 	`failed to resolve reference "[^"]*": `,
 	`(?:\S+: )?failed to resolve source metadata for \S+: `,
 	`failed to do request: `,
+	`failed to authorize: `,
+	`failed to fetch (?:oauth|anonymous) token: `,
+	`failed to copy: `,
+	`httpReadSeeker: `,
+	`failed open: `,
 	`unexpected status from \w+ request to \S+: `,
 	`(?:Get|Head|Put|Post) "[^"]*": `,
 	`(?:unknown|error from registry): `,
+	`could not fetch content descriptor \S+ (?:\(\S+\) )?from remote: `,
 	`error pulling image(?: configuration)?: `,
 	`\S*/\S*: (?:not found$)?`,
 }, "|") + `)`)
@@ -156,7 +180,7 @@ var theImage = regexp.MustCompile(`^(manifest|repository|pull access denied)(?: 
 
 // shortCause removes image names and known prefixes from an engine's message about an image.
 func shortCause(message string) string {
-	short := digestInText.ReplaceAllString(message, "")
+	short, more, _ := strings.Cut(withoutDigests(message), "\n")
 	for {
 		rest := detours.ReplaceAllStringFunc(short, func(found string) string {
 			if strings.HasSuffix(found, ": not found") {
@@ -169,7 +193,12 @@ func shortCause(message string) string {
 		}
 		short = rest
 	}
-	return theImage.ReplaceAllString(short, "$1$2")
+	short = theImage.ReplaceAllString(short, "$1$2")
+	// 28.5 tells a registry's only message twice, in two lines.
+	if more = strings.Join(strings.Fields(more), " "); more != "" && more != short {
+		short += "; " + more
+	}
+	return short
 }
 
 // pushedDigest matches the last status line of a push. The classic store sends an aux

@@ -32,7 +32,7 @@ func TestWords(t *testing.T) {
 			t.Fatalf("unreadable line %q", line)
 		}
 		read++
-		where, code, want, seen, message := col[0], ops.Code(col[1]), col[2], col[3], col[4]
+		where, code, want, seen, message := col[0], ops.Code(col[1]), col[2], col[3], strings.ReplaceAll(col[4], `\n`, "\n")
 		answer, err := json.Marshal(map[string]string{"message": message})
 		if err != nil {
 			t.Fatal(err)
@@ -101,6 +101,38 @@ func TestPullErrors(t *testing.T) {
 		}
 	}
 	for _, message := range []string{
+		// As 28.5 tells of pulls, which a task has from 29.7 on.
+		"failed to copy: httpReadSeeker: failed open: could not fetch content descriptor sha256:83d9e776cd7d90eab0e73dcb13f165ffd4d45d078a77b1c5e697148099b82547 (application/vnd.oci.image.layer.v1.tar+gzip) from remote: not found",
+		`failed commit on ref "layer-sha256:83d9e776": commit failed: unexpected commit digest sha256:1, expected sha256:2: failed precondition`,
+		"failed to unpack image on snapshotter overlayfs: unexpected media type text/html for sha256:83d9e776: not found",
+		"unknown blob",
+		"filesystem layer verification failed for digest sha256:83d9e776",
+		"received unexpected HTTP status: 507 Insufficient Storage",
+		"unknown: artifact acme/pizza:1 not found",
+		"error unmarshalling content: invalid character '<' looking for beginning of value",
+		`Get "/v2/": stopped after 10 redirects`,
+		"failed to register layer: write /usr/bin/pizza: no space left on device",
+		"failed to extract layer sha256:83d9e776: mount callback failed on /tmp: write /tmp/x: no space left on device",
+		`Head "https://registry.example.com/v2/acme/pizza/manifests/1": context deadline exceeded`,
+		`Get "https://registry.example.com/v2/": remote error: tls: handshake failure`,
+		`image operating system "windows" cannot be used on this platform`,
+	} {
+		if !imageMissing(message) {
+			t.Errorf("%q is no error of a pull", message)
+		}
+	}
+	for message, want := range map[string]string{
+		"failed to copy: httpReadSeeker: failed open: unexpected status from GET request to http://10.99.7.1:5001/v2/acme/pizza/blobs/sha256:83d9e776cd7d90eab0e73dcb13f165ffd4d45d078a77b1c5e697148099b82547: 403 Forbidden": "403 Forbidden (image " + short + ")",
+		"error from registry: denied\ndenied": "denied (image " + short + ")",
+	} {
+		if got := pullError(message, image); got != want {
+			t.Errorf("%q\n is %q\nnot %q", message, got, want)
+		}
+	}
+	for _, message := range []string{
+		"invalid containerConfig: user \"denied\" not found",
+		"secret reference denied not found",
+		"rpc error: code = PermissionDenied desc = network x not manually attachable",
 		`invalid mount config for type "bind": bind source path does not exist: /nonexist`,
 		`starting container failed: failed to create task for container: exec: "/nonexist": stat /nonexist: no such file or directory: unknown`,
 		"task: non-zero exit (3)",
