@@ -117,7 +117,7 @@ func engineConcerns(a *Answer, nodes []Node, machines []Machine) {
 		if len(at) > 0 {
 			v := advisories[k]
 			a.Concern(fmt.Sprintf("%s: BuildKit is vulnerable: %s (%s; fixed in Docker %s)", strings.Join(at, ", "), v.what, v.ids, v.fixedIn),
-				fmt.Sprintf("upgrade to Docker %s or later, which has all known fixes, unless the package has them; until then anyone with push access to an app's repository can exploit it", advisories[len(advisories)-1].fixedIn))
+				fmt.Sprintf("upgrade to Docker %s or later, unless the package has the fixes. Until then anyone with push access to an app's repository can exploit it", advisories[len(advisories)-1].fixedIn))
 		}
 	}
 	differ := func(what string, all map[string][]string, then string) {
