@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -45,7 +46,7 @@ func StartRedis(ctx context.Context, dir string, opts ...RedisOption) (*Redis, e
 	}
 	var err error
 	for range 5 { // somebody may take the free port before the server does
-		if r.port, err = freePort(); err != nil {
+		if r.port, err = FreePort(); err != nil {
 			return nil, fmt.Errorf("starting redis: %w", err)
 		}
 		r.Addr = net.JoinHostPort("127.0.0.1", strconv.Itoa(r.port))
@@ -125,11 +126,17 @@ func (r *Redis) Restart(ctx context.Context) error {
 	return r.Start(ctx)
 }
 
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
+// FreePort returns a loopback port that is free now. It is below the range that the kernel
+// takes ports from for connections and for listeners that ask for any: one of those could have
+// it before it is listened on, or between a kill and the next start.
+func FreePort() (int, error) {
+	var last error
+	for range 100 {
+		port := 20000 + rand.IntN(12000)
+		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		if last = err; err == nil {
+			return port, l.Close()
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
+	return 0, fmt.Errorf("finding a free port: %w", last)
 }

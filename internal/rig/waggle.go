@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -16,6 +15,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"waggle/internal/lab"
 )
 
 // Waggle is a running `waggle serve`.
@@ -29,14 +30,11 @@ type Waggle struct {
 	err  error         // how it ended; set before done is closed
 }
 
-// FreeAddr returns a loopback address with a port that is free now.
+// FreeAddr returns a loopback address whose port is free, now and when Waggle is started
+// there again.
 func FreeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
+	port, err := lab.FreePort()
+	return fmt.Sprintf("127.0.0.1:%d", port), err
 }
 
 // Start runs the binary with these settings (WAGGLE_… variables), and waits
