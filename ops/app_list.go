@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -456,10 +457,18 @@ func (q AppLogs) Ask(ctx context.Context, r *Runner, _ Actor) (Answer, error) {
 	for _, t := range tasks {
 		slot[t.ID] = cmp.Or(strings.TrimPrefix(strconv.Itoa(t.Slot), "0"), host[t.NodeID])
 	}
+	// A slot first: an id may begin with its number.
+	fits := func(l LogLine) bool { return strings.HasPrefix(l.TaskID, q.Task) }
+	switch named := func(name string) bool { return name == q.Task }; {
+	case slices.ContainsFunc(slices.Collect(maps.Values(slot)), named):
+		fits = func(l LogLine) bool { return slot[l.TaskID] == q.Task }
+	case slices.ContainsFunc(slices.Collect(maps.Values(host)), named):
+		fits = func(l LogLine) bool { return host[l.NodeID] == q.Task }
+	}
 	mask := svc.masker()
 	var out []string
 	for _, l := range lines {
-		if q.Task != "" && q.Task != slot[l.TaskID] && q.Task != host[l.NodeID] && !strings.HasPrefix(l.TaskID, q.Task) {
+		if q.Task != "" && !fits(l) {
 			continue
 		}
 		text := mask.Replace(l.Text)

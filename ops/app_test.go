@@ -343,3 +343,19 @@ func TestTargetDown(t *testing.T) {
 		t.Errorf("%s, and a node is told to be pinned: %q", s.State, s.Plan.Warnings)
 	}
 }
+
+// TestLogsOfOneTask: a number is a slot, also when another task's id begins with it.
+func TestLogsOfOneTask(t *testing.T) {
+	swarm := newFakeSwarm(ops.Service{Name: "pizza", Replicas: 2})
+	first, second := task(1, "running", "", 0), task(2, "running", "", 0)
+	first.ID, second.ID = "2abc", "1xyz"
+	swarm.tasks = func(ops.Service) []ops.Task { return []ops.Task{first, second} }
+	swarm.lines = []ops.LogLine{{TaskID: first.ID, NodeID: first.NodeID, Text: "margherita"}, {TaskID: second.ID, NodeID: second.NodeID, Text: "funghi"}}
+	h := startHouse(t, swarm)
+	for name, want := range map[string]string{"1": "margherita", "2": "funghi", "n1": "margherita", "n2": "funghi", "2ab": "margherita", "1xyz": "funghi"} {
+		text := fmt.Sprint(h.asks(t, ops.AppLogs{App: "pizza", Lines: 50, Task: name}).Parts)
+		if !strings.Contains(text, want) || strings.Contains(text, "margherita") == strings.Contains(text, "funghi") {
+			t.Errorf("--task %s:\n%s", name, text)
+		}
+	}
+}
