@@ -5,8 +5,10 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/image"
+	"github.com/opencontainers/go-digest"
 
 	"waggle/ops"
 )
@@ -43,7 +45,10 @@ func (c *Client) Images(ctx context.Context) ([]ops.LocalImage, error) {
 	for _, i := range list {
 		var names []string
 		for _, name := range append(i.RepoTags, i.RepoDigests...) {
-			if !strings.HasPrefix(name, "<none>") {
+			if _, err := digest.Parse(name); err == nil {
+				name = atDigest(i.RepoTags, name)
+			}
+			if name != "" && !strings.HasPrefix(name, "<none>") {
 				names = append(names, name)
 			}
 		}
@@ -52,6 +57,19 @@ func (c *Client) Images(ctx context.Context) ([]ops.LocalImage, error) {
 		}
 	}
 	return out, nil
+}
+
+// atDigest gives a digest without a repository the one of the image's first tag, "" when there
+// is none: so the containerd image store lists what swarm pulled as name:tag@digest.
+func atDigest(tags []string, bare string) string {
+	if len(tags) == 0 {
+		return ""
+	}
+	named, err := reference.ParseNormalizedNamed(tags[0])
+	if err != nil {
+		return ""
+	}
+	return reference.FamiliarName(named) + "@" + bare
 }
 
 // RemoveImage takes one name off an image, and removes it with its last.
