@@ -58,7 +58,6 @@ func (l *Lab) programs(ctx context.Context, r release) (string, error) {
 	if version, err := engineVersion(ctx, ""); err == nil && strings.HasPrefix(version, r.name+".") {
 		return "", nil
 	}
-	// Tests of several packages start labs at the same time.
 	l.step("looking for Docker %s in %s", r.name, enginesDir)
 	unlock, err := lockDir(ctx, enginesDir)
 	if err != nil {
@@ -82,12 +81,12 @@ func (l *Lab) programs(ctx context.Context, r release) (string, error) {
 				version, err = engineVersion(ctx, dir)
 			}
 		}
-		if err == nil && strings.HasPrefix(version, r.name+".") {
-			l.step("Docker %s from Debian's %s", version, suite)
-			return dir, nil
-		}
-		if err == nil { // suites move on
-			l.step("Docker %s from Debian's %s, in place of %s", version, suite, r.name)
+		if err == nil {
+			place := ""
+			if !strings.HasPrefix(version, r.name+".") { // suites move on
+				place = ", in place of " + r.name
+			}
+			l.step("Docker %s from Debian's %s%s", version, suite, place)
 			return dir, nil
 		}
 		problems = errors.Join(problems, fmt.Errorf("from Debian's %s: %w", suite, err))
@@ -121,8 +120,6 @@ func engineVersion(ctx context.Context, dir string) (string, error) {
 			if path, err = lookPath(name); err != nil {
 				return "", err
 			}
-		} else if _, err := os.Stat(path); err != nil {
-			return "", err
 		}
 		out, err := run(ctx, "", exec.CommandContext(ctx, path, "--version"))
 		if err != nil {
