@@ -73,48 +73,35 @@ func splitToken(t string) (id string, round int, ok bool) {
 }
 
 // park puts the operation away until somebody decides, and asks for that.
-func (r *Runner) park(ctx context.Context, run *Run, rec *record, save saver) error {
-	plan, before, round := run.status.Plan, run.approved, rec.Round+1
+func (r *Runner) park(ctx context.Context, run *Run) error {
+	plan, before, round := run.snapshot().Plan, run.approved, run.w.record().Round+1
 	deadline := r.Env.Now().Add(r.ApprovalTTL)
-	// Also when Waggle stops just now. On the list first: what is pending and not on it
-	// would wait for ever, and what is on it without being pending is taken off in time.
+	run.decide(func(s *Status) {
+		s.State, s.Note, s.Before, s.Deadline, s.Decision = Pending, "", before, deadline, nil
+		s.Token = token(run.ID, round)
+	})
+	// Also when Waggle stops just now.
 	saving, cancel := detached(ctx)
 	defer cancel()
-	if err := r.Store.Schedule(saving, pending, token(run.ID, round), deadline); err != nil {
-		return err
+	also := []store.Command{
+		{Do: "ZADD", Name: pending, Args: []any{deadline.UnixMilli(), token(run.ID, round)}},
+		{Do: "SREM", Name: inflight, Args: []any{run.ID}},
 	}
-	err := save(saving, func(rec *record) {
+	for _, lock := range run.locks {
+		also = append(also, store.Command{Do: "DEL", Name: applyingKey(lock)})
+	}
+	entry, err := run.w.tell(saving, run.snapshot(), func(rec *record) {
 		rec.State, rec.Plan, rec.Deadline, rec.Approved, rec.Round = Pending, &plan, deadline, nil, round
-		rec.Applying = false // what was approved before is not what is asked now
-		rec.Stopped++
-	})
+		rec.Applying, rec.Applied = false, false // what was approved before is not what is asked now
+		rec.Open, rec.Away = false, time.Time{}
+	}, also...)
 	if err != nil {
 		return err
 	}
-	return r.showPending(ctx, run, rec, before)
-}
-
-// showPending shows the plan with its buttons. Until that is done the operation
-// counts as in flight, so a crash before leads here again.
-func (r *Runner) showPending(ctx context.Context, run *Run, rec *record, before *Plan) error {
-	run.update(func(s *Status) {
-		s.State, s.Note, s.Plan, s.Before, s.Deadline, s.Decision = Pending, "", *rec.Plan, before, rec.Deadline, nil
-		s.Token = token(run.ID, rec.Round)
-	})
-	closeMessage(ctx, run, run.Log)
-	ctx, cancel := detached(ctx)
-	defer cancel()
-	// Somebody may have decided already: then it is in flight again.
-	return r.Store.RemoveListed(ctx, pending, token(run.ID, rec.Round), inflight, run.ID)
-}
-
-// showAgain is showPending for one whose process stopped before it had shown it.
-func (r *Runner) showAgain(ctx context.Context, run *Run, rec *record, save saver) error {
-	// The attempt counts, so that the job of the next one gets another name.
-	if err := save(ctx, func(rec *record) { rec.Begun++; rec.Stopped++ }); err != nil {
-		return err
-	}
-	return r.showPending(ctx, run, rec, nil)
+	r.failpoint("pending")
+	run.message.finish(entry)
+	r.remember(run)
+	return nil
 }
 
 // Decide makes a decision durable; the work begins by itself, and whether it
@@ -124,12 +111,12 @@ func (r *Runner) Decide(ctx context.Context, req Request, token string, verdict 
 	if err != nil {
 		return err
 	}
-	req.Kind, req.Op, req.At = kindDecision, op, r.Env.Now()
+	req.Format, req.Kind, req.Op, req.At = recordFormat, kindDecision, op, r.Env.Now()
 	payload, err := json.Marshal(req)
 	if err != nil {
 		return err
 	}
-	return r.Changes.Add(ctx, req.ID, payload)
+	return r.Decisions.Add(ctx, req.ID, payload)
 }
 
 // decide carries a decision to its operation, or tells the decider why not.
@@ -149,22 +136,30 @@ func (r *Runner) decide(ctx context.Context, req Request) error {
 		if counted, err := r.counted(ctx, d); err != nil || counted {
 			return err // its process died after that: the sweep carries on
 		}
-		m := r.Reporter.Open(req, "", func(string) {})
-		m.Show(Status{ID: req.ID, Kind: kindDecision, Actor: req.Actor, State: Refused, Began: req.At, Err: e})
-		ctx, cancel := context.WithTimeout(ctx, time.Minute)
-		defer cancel()
 		r.refusedDecision(ctx, d, won, e)
-		return m.Close(ctx)
+		r.tells.Go(func() { r.tellDecider(req, e) })
+		return nil
 	}
 	return err
+}
+
+// tellDecider tells somebody why a click did not count: to them alone, once, while Slack answers.
+func (r *Runner) tellDecider(req Request, why *Error) {
+	m := r.Reporter.Open(req, "", func(string) {})
+	m.Show(Status{ID: req.ID, Kind: kindDecision, Actor: req.Actor, State: Refused, Began: req.At, Err: why})
+	ctx, cancel := context.WithTimeout(r.life, time.Minute)
+	defer cancel()
+	if err := m.Close(ctx); err != nil {
+		r.Log.Info("a decider was not told why a click did not count", "op", req.ID, "who", req.Actor.ID, "why", why.Sentence, "err", err)
+	}
 }
 
 // counted says whether it is this very decision that an operation was settled by.
 func (r *Runner) counted(ctx context.Context, d decisionOp) (bool, error) {
 	id, round, _ := splitToken(d.Token)
 	if round == anyRound {
-		var rec record
-		if err := r.Store.Get(ctx, recordKey(id), &rec); err != nil && !errors.Is(err, store.ErrNotFound) {
+		rec, err := r.read(ctx, id)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return false, err
 		}
 		round = rec.Round
@@ -199,9 +194,8 @@ func (r *Runner) refusedDecision(ctx context.Context, d decisionOp, rec record, 
 	}
 }
 
-// carryOn goes on with an operation that was decided about: here and now, unless it
-// has slow work to do, which has a queue of its own. Should it not come to that, the
-// sweep takes it up.
+// carryOn puts an operation that was decided about back into its queue. Should it not come to that,
+// the sweep does.
 func (r *Runner) carryOn(ctx context.Context, rec record) error {
 	op, err := r.decode(rec.Request)
 	if err != nil {
@@ -211,16 +205,7 @@ func (r *Runner) carryOn(ctx context.Context, rec record) error {
 	if err != nil {
 		return err
 	}
-	if r.queueOf(op) == r.Changes {
-		err := r.handle(ctx, payload)
-		if err != nil {
-			r.Log.Info("an operation is carried on a little later", "op", rec.ID, "err", err)
-		}
-		if !errors.Is(err, queue.ErrBusy) {
-			return nil
-		} // whoever asked for the decision has not let go of it yet
-	}
-	err = r.queueOf(op).Add(ctx, token(rec.ID, rec.Begun), payload)
+	err = r.queueOf(op).Add(ctx, fmt.Sprintf("%s.d%d", rec.ID, rec.Round), payload)
 	if err != nil && !errors.Is(err, queue.ErrDuplicate) {
 		r.Log.Warn("an operation is carried on a little later", "op", rec.ID, "err", err)
 	}
@@ -235,11 +220,13 @@ func (r *Runner) settle(ctx context.Context, d decisionOp) (record, error) {
 	var rec record
 	err := ErrGone
 	if ok {
-		err = r.Store.Get(ctx, recordKey(id), &rec)
+		rec, err = r.read(ctx, id)
 	}
 	switch {
 	case errors.Is(err, store.ErrNotFound), errors.Is(err, ErrGone):
-		return rec, Errorf(NotFound, "This is gone: Redis does not know it any more").Then("Nothing was changed. Ask for it again.")
+		return rec, Errorf(NotFound, "This request has expired").Then("Nothing was changed. Run the command again.")
+	case errors.Is(err, errUndecodable):
+		return rec, Errorf(Invalid, "This request was stored by another version of Waggle").Then("Run the command again, or wait until all replicas are of one version.")
 	case err != nil:
 		return rec, err
 	case d.Verdict == Cancel && rec.State != Pending && !rec.State.Final():
@@ -393,9 +380,16 @@ func (r *Runner) PendingOperations(ctx context.Context) ([]Waits, error) {
 	var out []Waits
 	for _, t := range tokens {
 		id, round, _ := splitToken(t)
-		var rec record
-		err := r.Store.Get(ctx, recordKey(id), &rec)
+		rec, err := r.read(ctx, id)
 		if errors.Is(err, store.ErrNotFound) {
+			continue
+		}
+		var op Operation
+		if err == nil {
+			op, err = r.decode(rec.Request)
+		}
+		if errors.Is(err, errUndecodable) {
+			r.Log.Warn("skipped something that waits for an approval", "op", id, "err", err)
 			continue
 		}
 		if err != nil {
@@ -404,11 +398,11 @@ func (r *Runner) PendingOperations(ctx context.Context) ([]Waits, error) {
 		if rec.State != Pending || rec.Round != round {
 			continue
 		}
-		op, err := r.decode(rec.Request)
+		ref, err := r.messageRef(ctx, rec)
 		if err != nil {
 			return nil, err
 		}
-		w := Waits{ID: id, Kind: rec.Kind, Target: op.Target(), Title: rec.Title, Actor: rec.Actor, Deadline: rec.Deadline, Message: rec.Message, seq: rec.Seq}
+		w := Waits{ID: id, Kind: rec.Kind, Target: op.Target(), Title: rec.Title, Actor: rec.Actor, Deadline: rec.Deadline, Message: ref, seq: rec.Seq}
 		if rec.Plan != nil {
 			w.Plan = *rec.Plan
 		}

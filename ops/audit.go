@@ -26,32 +26,42 @@ type Entry struct {
 	Took      time.Duration `json:"took_ns"`
 }
 
-func (r *Runner) audit(ctx context.Context, run *Run) Entry {
-	s := run.status
+// auditStream is the name of the stream of entries.
+const auditStream = "audit"
+
+// auditEntry is the entry of an operation that has come to its end.
+func (r *Runner) auditEntry(run *Run) Entry {
+	s := run.snapshot()
 	entry := Entry{At: r.Env.Now(), ID: s.ID, Who: s.Actor.String(), UserID: s.Actor.ID, Kind: s.Kind,
-		Target: s.Target, Diffs: s.Plan.Diffs, Outcome: s.State, Took: r.Env.Now().Sub(s.Began)}
+		Target: s.Target, Diffs: s.Plan.Diffs, Outcome: s.State, Took: s.Took}
 	if s.Decision != nil {
 		entry.Decider, entry.DeciderID = s.Decision.By.String(), s.Decision.By.ID
 	}
-	var cause error
 	if s.Err != nil {
-		entry.Why, cause = s.Err.Sentence, s.Err.Err
-	}
-	r.Metrics.count(entry.Kind, entry.Outcome, entry.Took)
-	if cause != nil {
-		r.Log.Warn("an operation ended with an error", "op", entry.ID, "outcome", entry.Outcome, "err", cause)
-	}
-	if err := r.record(ctx, entry); err != nil {
-		r.Log.Error("the audit entry is only in this log", "op", entry.ID, "err", err)
+		entry.Why = s.Err.Sentence
 	}
 	return entry
 }
 
-// record puts an entry into the log and the stream.
-func (r *Runner) record(ctx context.Context, e Entry) error {
+// ended counts and logs an operation whose end is durable.
+func (r *Runner) ended(run *Run) {
+	e := run.w.record().Audit
+	r.Metrics.count(e.Kind, e.Outcome, e.Took)
+	r.logEntry(*e)
+	if s := run.snapshot(); s.Err != nil && s.Err.Err != nil {
+		r.Log.Warn("an operation ended with an error", "op", e.ID, "outcome", e.Outcome, "err", s.Err.Err)
+	}
+}
+
+func (r *Runner) logEntry(e Entry) {
 	r.Log.Info("audit", "op", e.ID, "who", e.Who, "user_id", e.UserID, "kind", e.Kind, "target", e.Target, "diffs", e.Diffs,
 		"outcome", e.Outcome, "took", e.Took, "decider", e.Decider, "decider_id", e.DeciderID, "why", e.Why)
-	return r.Store.Append(ctx, "audit", e, auditMax)
+}
+
+// record puts an entry into the log and the stream.
+func (r *Runner) record(ctx context.Context, e Entry) error {
+	r.logEntry(e)
+	return r.Store.Append(ctx, auditStream, e, auditMax)
 }
 
 // Audit returns the newest entries, newest first: of one target, unless that is "".
@@ -59,7 +69,7 @@ func (r *Runner) Audit(ctx context.Context, target string, n int) ([]Entry, erro
 	var out []Entry
 	before := ""
 	for len(out) < n {
-		page, ids, err := r.Store.Entries(ctx, "audit", before, 200)
+		page, ids, err := r.Store.Entries(ctx, auditStream, before, 200)
 		if err != nil {
 			return nil, err
 		}

@@ -36,13 +36,12 @@ func (r *Runner) interrupt(ctx context.Context, rec record, d Decision) error {
 			return err
 		}
 	}
-	if err := r.Store.Put(ctx, cancelKey(rec.ID), d, queue.Retention); err != nil {
-		return err
+	// In one step with the look at the record: whoever begins the update later sees it.
+	done, err := r.Store.PutUnless(ctx, recordKey(rec.ID), "applying", finals, cancelKey(rec.ID), d, queue.Retention)
+	if err == nil && !done {
+		return begun
 	}
-	if err := r.Store.Get(ctx, recordKey(rec.ID), &rec); err == nil && rec.Applying {
-		return errors.Join(begun, r.Store.Delete(ctx, cancelKey(rec.ID))) // meanwhile
-	}
-	return nil
+	return err
 }
 
 // cancelled reads who called an operation off; nil when nobody has.
@@ -93,7 +92,10 @@ func (r *Runner) prepare(ctx context.Context, run *Run, prep Preparer) error {
 // off ends an operation by a decision.
 func (r *Run) off(d *Decision) error {
 	r.update(func(s *Status) { s.Decision = d })
-	return d.against(0)
+	if against := d.against(0); against != nil {
+		return against
+	}
+	return nil
 }
 
 // calledOff ends an operation that somebody has called off.

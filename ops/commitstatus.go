@@ -58,17 +58,15 @@ func (r *Runner) tellBegin(ctx context.Context, run *Run) (wait func()) {
 	return telling.Wait
 }
 
-// tellEnd tells how it ended. Of one that a newer push replaced nothing is told.
-func (r *Runner) tellEnd(ctx context.Context, run *Run) {
-	state, text := StatusSuccess, run.status.Result
-	switch run.status.State {
+// endStatus is what a forge is told of how it ended. Of one that a newer push replaced nothing is
+// told.
+func (r *Run) endStatus() (CommitStatus, bool) {
+	s := r.snapshot()
+	switch s.State {
 	case Superseded, DryRun:
-		return
+		return CommitStatus{}, false
 	case Done:
-	default:
-		state, text = StatusFailure, run.status.Err.Sentence
+		return r.commitStatus(StatusSuccess, s.Result)
 	}
-	if s, ok := run.commitStatus(state, text); ok && r.Statuses != nil {
-		r.tell(ctx, run, s)
-	}
+	return r.commitStatus(StatusFailure, s.Err.Sentence)
 }

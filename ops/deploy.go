@@ -43,7 +43,10 @@ type Deploy struct {
 	// Image is set once it was built and pushed, so that a deploy that was cut
 	// off after that does not build again.
 	Image string `json:"image,omitempty"`
+	// Attempt is set before the release is written.
+	Attempt *attempt `json:"attempt,omitempty"`
 
+	effect     Effect
 	svc        Service
 	release    int
 	before     string
@@ -114,7 +117,8 @@ func (d *Deploy) Plan(ctx context.Context, run *Run) (Plan, error) {
 	if last > 0 || d.before != "" {
 		undo = "/rollback " + d.App
 	}
-	applied := d.applied(svc, releases)
+	d.effect = svc.effectOf(run.ID, d.Attempt, run.applied, releases)
+	applied := d.effect.State == EffectCurrent
 	if applied {
 		last--
 		from = "the release before"
@@ -134,7 +138,7 @@ func (d *Deploy) Plan(ctx context.Context, run *Run) (Plan, error) {
 		c.Message, _, _ = strings.Cut(c.Message, "\n")
 		plan.Commits = append(plan.Commits, c)
 	}
-	if svc.Labels[LabelApprove] == "push" && !d.Hand && !applied {
+	if svc.Labels[LabelApprove] == "push" && !d.Hand && d.effect.State == EffectNone {
 		plan.Approval = fmt.Sprintf("pushes to %s wait for one; %s pushed this", d.App, d.Push.Pusher)
 	}
 	if n := svc.firstReplicas(last); n > 0 {
@@ -143,11 +147,8 @@ func (d *Deploy) Plan(ctx context.Context, run *Run) (Plan, error) {
 	return plan, nil
 }
 
-// applied says whether the service has the deploy's image as its newest release: an
-// attempt that was cut off has seen to it.
-func (d *Deploy) applied(svc Service, releases []Release) bool {
-	return d.Image != "" && svc.Image == d.Image && len(releases) > 0 && releases[0].Image == d.Image && releases[0].Commit == d.Push.After
-}
+// Effect tells how the deploy's release stands in the swarm.
+func (d *Deploy) Effect() Effect { return d.effect }
 
 // ref is the name that the image gets, without its digest.
 func (d *Deploy) ref() (string, error) {
@@ -424,10 +425,10 @@ func (d *Deploy) timedOut(ctx context.Context, err error, what string, limit tim
 // Apply sets the image and the release label in one update.
 func (d *Deploy) Apply(ctx context.Context, run *Run) error {
 	releases, err := d.svc.Releases()
-	if err != nil || d.applied(d.svc, releases) {
+	if err != nil {
 		return err
 	}
-	label, err := addRelease(releases, Release{Number: d.release, Image: d.Image, Commit: d.Push.After, By: run.Actor.Name, At: run.Now().UTC(), Before: d.before})
+	label, err := addRelease(releases, Release{Number: d.release, Image: d.Image, Commit: d.Push.After, By: run.Actor.Name, At: run.Now().UTC(), Op: run.ID, Before: d.before})
 	if err != nil {
 		return err
 	}
@@ -438,6 +439,10 @@ func (d *Deploy) Apply(ctx context.Context, run *Run) error {
 	change := Change{Image: d.Image, Labels: map[string]string{LabelReleases: label}, Rollback: true, Auth: auth}
 	if n := d.svc.firstReplicas(d.release - 1); n > 0 {
 		change.Replicas, change.Unset = &n, []string{LabelReplicas}
+	}
+	d.Attempt = &attempt{Version: d.svc.Version, Number: d.release, WentBack: d.svc.wentBack()}
+	if err := run.Save(ctx); err != nil {
+		return redisAway(err)
 	}
 	_, err = run.Swarm.UpdateService(ctx, d.svc, change)
 	return err

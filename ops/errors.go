@@ -27,8 +27,8 @@ type Error struct {
 	Sentence string // what happened, one sentence
 	Next     string // what to do or type; may be empty
 	Log      string // the end of the log that shows why; may be empty
-	Whole    string // all of that log, when Log is not; may be empty
-	Err      error  // the cause; may be nil
+	Whole    string `json:"-"` // all of that log, when Log is not; may be empty
+	Err      error  `json:"-"` // the cause; may be nil
 }
 
 func (e *Error) Error() string {

@@ -85,18 +85,16 @@ func (r *Runner) lookAtKept(ctx context.Context, req Request) error {
 
 // giveUp tells that a push was kept in vain.
 func (r *Runner) giveUp(ctx context.Context, req Request, push Push, why error) error {
-	run := &Run{Env: r.Env, Request: req, Log: r.Log, message: r.Reporter.Open(req, "", func(string) {})}
+	w, err := r.take(ctx, req)
+	if w == nil || err != nil {
+		return err
+	}
+	defer w.lease.Release()
+	run := &Run{Env: r.Env, Request: req, Log: r.Log, w: w, message: r.teller(req, true)}
 	run.status = Status{ID: req.ID, Kind: req.Kind, Target: push.Name, Title: req.Title, Actor: req.Actor, State: Waiting, Began: req.At}
 	r.conclude(run, (&Error{Code: Unavailable, Sentence: fmt.Sprintf("The push of %s to %s was not deployed: the swarm did not answer for %d hours", short(push.After), push.Name, int(keptFor.Hours())), Err: why}).
 		Then("When it does, push again, or `/deploy <app>`."))
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	entry := r.audit(ctx, run)
-	closeMessage(ctx, run, r.Log)
-	if err := r.Reporter.Record(ctx, entry); err != nil {
-		r.Log.Warn("the audit entry is not in its channel", "err", err)
-	}
-	return nil
+	return r.finish(ctx, run)
 }
 
 // lookAgain, before anything of a deploy is done, offers a push of which the job came

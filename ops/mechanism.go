@@ -2,6 +2,7 @@ package ops
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -28,18 +29,30 @@ func (r *Runner) execute(ctx context.Context, run *Run) error {
 }
 
 // awayPause is how long a change that may be under way waits for those who do not answer.
-const awayPause = 2 * time.Second
+const awayPause = time.Second
 
-// persevere is execute. When an earlier attempt may have changed something it does not end
-// because it cannot see for the moment how that went.
+// awayPlans is how often a plan is tried, awayPause apart, before people are told that a part does
+// not answer.
+const awayPlans = 3
+
+// persevere is execute. Once something may have been changed, a part that does not answer is no
+// verdict: what a crash at this place would need is done, the operation is planned again, recognised
+// in the swarm and followed, until its deadline.
 func (r *Runner) persevere(ctx context.Context, run *Run) error {
-	for deadline := r.Env.Now().Add(r.Env.DeployTimeout); ; {
+	deadline := r.Env.Now().Add(r.Env.DeployTimeout)
+	for try := 1; ; try++ {
 		err := r.execute(ctx, run)
-		if !run.resumed || CodeOf(err) != Unavailable || run.status.State != Planning || r.Env.Now().After(deadline) {
+		begun := run.applying || run.resumed
+		switch {
+		case CodeOf(err) != Unavailable, run.DryRun, errors.Is(err, store.ErrLost), errors.Is(err, store.ErrFinal),
+			begun && r.Env.Now().After(deadline), !begun && try == awayPlans:
 			return err
 		}
-		r.Log.Warn("how far an interrupted operation came cannot be seen yet", "op", run.ID, "err", err)
-		run.Note("Waggle stopped in the middle of this and cannot see yet how far it came: " + sentenceOf(err) + ".")
+		if begun {
+			run.resumed = true
+			r.Log.Warn("how far an operation came cannot be seen yet", "op", run.ID, "err", err)
+			run.Note(fmt.Sprintf("%s. Looking again until %s.", sentenceOf(err), deadline.UTC().Format("15:04:05 UTC")))
+		}
 		if pause(ctx, awayPause) != nil {
 			return queue.ErrInterrupted
 		}
@@ -47,8 +60,10 @@ func (r *Runner) persevere(ctx context.Context, run *Run) error {
 }
 
 func (r *Runner) authoriseToApproval(ctx context.Context, run *Run) error {
-	if err := r.Authoriser.Authorise(ctx, run.Actor, run.op.Needs()); err != nil {
-		return err
+	if !run.resumed { // else it was authorised before it changed anything
+		if err := r.Authoriser.Authorise(ctx, run.Actor, run.op.Needs()); err != nil {
+			return err
+		}
 	}
 	if err := run.plan(ctx); err != nil {
 		return err
@@ -64,18 +79,29 @@ func (r *Runner) prepareToConverge(ctx context.Context, run *Run) error {
 		if err := r.prepare(ctx, run, prep); err != nil {
 			return err
 		}
+		r.failpoint("prepared")
+	}
+	if _, watches := run.op.(Watcher); watches && run.applied {
+		return run.follow(ctx)
 	}
 	lock, err := r.lock(ctx, run, slow || run.resumed)
 	if err != nil {
 		return err
 	}
 	defer lock.Release()
-	err = r.applyAndConverge(lock.Context(), run, slow)
+	err = r.applyAndConverge(lock.Context(), run, slow || run.resumed)
+	if err == errWatch {
+		lock.Release()
+		return run.follow(ctx)
+	}
 	if err != nil && lock.Context().Err() != nil {
 		return queue.ErrInterrupted
 	}
 	return err
 }
+
+// errWatch says that a change is written and only watched from here on, without its lock.
+var errWatch = errors.New("the change is written")
 
 func (r *Runner) applyAndConverge(ctx context.Context, run *Run, stale bool) error {
 	if stale {
@@ -89,26 +115,120 @@ func (r *Runner) applyAndConverge(ctx context.Context, run *Run, stale bool) err
 			return err
 		}
 	}
-	if err := run.applying(ctx); err != nil {
-		return redisAway(err)
-	}
-	if stale {
-		// The last moment: whoever calls it off later is told that it has begun.
-		if err := r.calledOff(ctx, run); err != nil {
-			return err
-		}
+	if err := r.mayApply(ctx, run); err != nil {
+		return err
 	}
 	err := run.apply(ctx)
 	r.links.forget() // whatever was changed
 	if err != nil {
 		return err
 	}
-	result, err := run.op.Converge(ctx, run)
+	r.failpoint("applied")
+	return r.applied(ctx, run)
+}
+
+// mayApply makes it durable that the swarm may be changed from here on. It fails when somebody has
+// called the operation off, or another process has taken it up.
+func (r *Runner) mayApply(ctx context.Context, run *Run) error {
+	var barrier []store.Command
+	for _, lock := range run.locks {
+		barrier = append(barrier, store.Command{Do: "SET", Name: applyingKey(lock), Args: []any{jsonText(run.ID), "EX", int64(queue.Retention.Seconds())}})
+	}
+	err := run.w.writeUnless(ctx, cancelKey(run.ID), func(rec *record) {
+		rec.Applying, rec.Locks, rec.Away = true, run.locks, time.Time{}
+	}, append(barrier, inFlight(run.ID))...)
+	switch {
+	case errors.Is(err, store.ErrUnless) && run.resumed:
+		// Called off before by a click that was told so, and begun all the same: it goes on.
+		err = r.Store.Delete(ctx, cancelKey(run.ID))
+		if err == nil {
+			return r.mayApply(ctx, run)
+		}
+	case errors.Is(err, store.ErrUnless):
+		if err := r.calledOff(ctx, run); err != nil {
+			return err
+		}
+		return redisAway(err)
+	case errors.Is(err, store.ErrLost), errors.Is(err, store.ErrFinal):
+		return err
+	}
+	if err != nil {
+		return redisAway(err)
+	}
+	run.applying = true
+	r.failpoint("applying")
+	return nil
+}
+
+// applied makes it durable that the change is written, and follows it.
+func (r *Runner) applied(ctx context.Context, run *Run) error {
+	_, watches := run.op.(Watcher)
+	var free []store.Command
+	if watches {
+		for _, lock := range run.locks {
+			free = append(free, store.Command{Do: "DEL", Name: applyingKey(lock)})
+		}
+	}
+	op, err := json.Marshal(run.op)
+	if err != nil {
+		return err
+	}
+	err = run.w.write(ctx, func(rec *record) { rec.Op, rec.Applied = op, true }, append(free, inFlight(run.ID))...)
+	switch {
+	case errors.Is(err, store.ErrLost), errors.Is(err, store.ErrFinal):
+		return err
+	case err != nil:
+		return redisAway(err)
+	}
+	run.applied = true
+	r.failpoint("followed")
+	if watches {
+		return errWatch
+	}
+	return run.follow(ctx)
+}
+
+// follow follows the swarm to the end of the change.
+func (r *Run) follow(ctx context.Context) error {
+	result, err := r.op.Converge(ctx, r)
 	if err != nil {
 		return failed(err)
 	}
-	run.update(func(s *Status) { s.Result = result })
+	r.update(func(s *Status) { s.Result = result })
 	return nil
+}
+
+func jsonText(s string) string {
+	b, err := json.Marshal(s)
+	if err != nil {
+		panic(err) // a string has no way to fail
+	}
+	return string(b)
+}
+
+// applyingKey names the operation that may be changing what a lock stands for. The lock ends with
+// its process; this stays until the operation has come to its end, so that nothing is built on a
+// change of which nobody knows how far it came.
+func applyingKey(lock string) string { return "applying:" + lock }
+
+// unsettled returns the operation that may be changing what a lock stands for, other than run; false
+// when there is none.
+func (r *Runner) unsettled(ctx context.Context, lock string, run *Run) (record, bool, error) {
+	var id string
+	err := r.Store.Get(ctx, applyingKey(lock), &id)
+	if errors.Is(err, store.ErrNotFound) || err == nil && id == run.ID {
+		return record{}, false, nil
+	} else if err != nil {
+		return record{}, false, err
+	}
+	rec, err := r.read(ctx, id)
+	switch {
+	case errors.Is(err, store.ErrNotFound), errors.Is(err, errUndecodable):
+		return record{}, false, nil // nobody will take it up here
+	case err != nil:
+		return record{}, false, err
+	}
+	return rec, rec.Applying && !rec.State.Final(), nil
 }
 
 // failed marks an error that came after work had begun.
@@ -116,7 +236,10 @@ func failed(err error) error {
 	if e := new(Error); errors.As(err, &e) {
 		return err
 	}
-	return &Error{Code: Failed, Sentence: "It did not work, for a reason that is in Waggle's log", Err: err}
+	if errors.Is(err, store.ErrLost) || errors.Is(err, store.ErrFinal) {
+		return err
+	}
+	return &Error{Code: Failed, Sentence: "Failed, for a reason that is in Waggle's log", Err: err}
 }
 
 func (r *Run) plan(ctx context.Context) error {
@@ -149,7 +272,11 @@ func (r *Run) targetDown(ctx context.Context) string {
 func (r *Run) apply(ctx context.Context) error {
 	r.update(func(s *Status) { s.State = Working })
 	for range maxPlans {
-		err := r.op.Apply(ctx, r)
+		done, err := r.recognise()
+		if done || err != nil {
+			return err
+		}
+		err = r.op.Apply(ctx, r)
 		if CodeOf(err) != OutOfDate {
 			return err
 		}
@@ -160,9 +287,31 @@ func (r *Run) apply(ctx context.Context) error {
 			return err
 		}
 		r.Note("It was changed by somebody else in the meantime, so it was planned again.")
+		if err := r.Save(ctx); err != nil { // still ours?
+			return err
+		}
 	}
-	return Errorf(OutOfDate, "%s is changed by somebody else all the time: given up after %d plans", r.op.Target(), maxPlans).
+	return Errorf(OutOfDate, "%s kept changing while Waggle tried to update it; gave up after %d attempts", r.op.Target(), maxPlans).
 		Then("Nothing was changed. Find out who does, then try again.")
+}
+
+// recognise says whether an earlier attempt has written the change already, by what the last plan saw.
+func (r *Run) recognise() (done bool, err error) {
+	effect := Effect{}
+	if rec, ok := r.op.(Recognizer); ok {
+		effect = rec.Effect()
+	}
+	switch effect.State {
+	case EffectCurrent, EffectTakenBack:
+		return true, nil
+	case EffectSuperseded:
+		return false, Errorf(Canceled, "Superseded by %s", effect.By)
+	}
+	if crashes := r.w.record().Crashes; crashes >= maxCrashes {
+		return false, Errorf(Internal, "Waggle died %d times while doing this, so it was given up", crashes).
+			Then("Waggle's log says why it died; ask for this again when that is mended.")
+	}
+	return false, nil
 }
 
 func targetKey(target string) string { return "target:" + target }
@@ -181,8 +330,20 @@ func (r *Runner) lock(ctx context.Context, run *Run, wait bool) (*store.Lease, e
 	for {
 		lease, err := r.Store.Lock(ctx, targetKey(what), r.claim(run))
 		held := new(store.HeldError)
+		if err == nil {
+			rec, busy, readErr := r.unsettled(ctx, what, run)
+			if readErr != nil {
+				lease.Release()
+				return nil, redisAway(readErr)
+			}
+			if busy {
+				lease.Release()
+				err = &store.HeldError{Name: what, Claim: store.Claim{ID: rec.ID, Owner: rec.Actor.String(), Reason: rec.Kind, Since: rec.At}}
+			}
+		}
 		switch {
 		case err == nil:
+			run.locks = []string{what}
 			return lease, nil
 		case !errors.As(err, &held):
 			return nil, redisAway(err)

@@ -38,6 +38,37 @@ type Operation interface {
 	Converge(ctx context.Context, run *Run) (string, error)
 }
 
+// Watcher is an operation whose Converge only watches what the swarm does. It holds no lock
+// meanwhile, so it is in nobody's way, and must notice by itself that a later change has taken
+// over: then it returns a Canceled error with who did.
+type Watcher interface {
+	Operation
+	OnlyWatches()
+}
+
+// Recognizer is an operation that recognises in the swarm what an earlier attempt at it has done.
+type Recognizer interface {
+	Operation
+	// Effect is what the last Plan saw.
+	Effect() Effect
+}
+
+// Effect is how an operation's change stands in the swarm.
+type Effect struct {
+	State EffectState
+	By    string // what came after, with EffectSuperseded
+}
+
+// EffectState is one of the states of an Effect.
+type EffectState int
+
+const (
+	EffectNone       EffectState = iota // not there: it is still to be written
+	EffectCurrent                       // there, and the newest of its kind
+	EffectSuperseded                    // it was there, or was about to be, and something newer is now
+	EffectTakenBack                     // it was there, and the swarm has gone back
+)
+
 // Locker is an operation that does not run beside others of the same Lock, though
 // their targets differ.
 type Locker interface {
@@ -112,12 +143,14 @@ type Run struct {
 
 	op       Operation
 	target   Service // that the plan changes; the zero one when it is no app
-	resumed  bool    // it may have changed something before
+	resumed  bool    // an earlier attempt may have changed something
+	applied  bool    // an earlier attempt has written the change
+	applying bool    // this attempt may have changed something
 	began    bool    // its slow work has begun, now or before
 	approved *Plan   // the plan that somebody approved
-	persist  func(ctx context.Context, op json.RawMessage) error
-	applying func(ctx context.Context) error // makes it durable that slow work is over
-	message  Message
+	locks    []string
+	w        *recordWriter
+	message  *teller
 	atEnd    []func()
 	hold     func(ctx context.Context, app string) (*store.Lease, error)
 
@@ -125,13 +158,14 @@ type Run struct {
 	status Status
 }
 
-// Save makes the operation's fields durable.
+// Save makes the operation's fields durable. It fails when this process does not hold the
+// operation's lease any more: call it right before a write that nothing else fences.
 func (r *Run) Save(ctx context.Context) error {
 	b, err := json.Marshal(r.op)
 	if err != nil {
 		return err
 	}
-	return r.persist(ctx, b)
+	return r.w.write(ctx, func(rec *record) { rec.Op = b }, inFlight(r.ID))
 }
 
 // Defer calls f when this attempt at the operation ends, however it does: the last
@@ -144,20 +178,38 @@ func (r *Run) end() {
 	}
 }
 
-// update changes the status and shows it.
+// update changes the status and shows it, unless the operation is not this process's any more.
 func (r *Run) update(change func(*Status)) {
+	if r.w == nil || r.w.lease.Valid() {
+		r.decide(change)
+	}
+}
+
+// decide is update whether or not it is shown.
+func (r *Run) decide(change func(*Status)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.status.State.Final() {
 		return
 	}
 	change(&r.status)
+	if r.message != nil {
+		r.message.Show(r.copy())
+	}
+}
+
+// snapshot is the status as it is now.
+func (r *Run) snapshot() Status {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.copy()
+}
+
+func (r *Run) copy() Status {
 	s := r.status
 	s.Took = r.Now().Sub(s.Began)
 	s.Steps = append([]Step(nil), s.Steps...)
-	if r.message != nil {
-		r.message.Show(s)
-	}
+	return s
 }
 
 // Note shows a sentence about what is waited for or was noticed.
@@ -187,15 +239,22 @@ type Message interface {
 	// Show replaces what is shown. It never blocks: statuses that come faster
 	// than they can be shown are left out, never the last one.
 	Show(Status)
-	// Close returns when the last status is shown, or ctx ends.
+	// Close returns nil when the last status is shown, or never can be; an error when
+	// another try later makes sense. It returns soon after ctx ends, and leaves nothing
+	// running.
 	Close(ctx context.Context) error
 }
+
+// MaybePosted is passed to Reporter.Open as the name of a message that somebody may have posted
+// without having been able to tell its name.
+const MaybePosted = "?"
 
 // Reporter opens messages.
 type Reporter interface {
 	// Open returns the message for a request. ref names the message that an
 	// earlier attempt made, or is ""; save is called with the name of a new one.
 	Open(req Request, ref string, save func(ref string)) Message
-	// Record shows one line of the audit to those who watch it, if anybody does.
+	// Record shows one line of the audit to those who watch it, if anybody does. An
+	// error means that another try later makes sense.
 	Record(ctx context.Context, e Entry) error
 }

@@ -108,8 +108,8 @@ func (r *Runner) UnderWay(ctx context.Context) ([]Work, error) {
 	if err != nil {
 		return nil, err
 	}
-	asked := map[string]Request{} // those that no worker has looked at have no record
-	for _, q := range []*queue.Queue{r.Changes, r.Deploys} {
+	asked := map[string]Request{}                            // those that no worker has looked at have no record
+	for _, q := range []*queue.Queue{r.Changes, r.Deploys} { // decisions are no work
 		jobs, err := q.Unfinished(ctx)
 		if err != nil {
 			return nil, err
@@ -124,10 +124,14 @@ func (r *Runner) UnderWay(ctx context.Context) ([]Work, error) {
 	slices.Sort(ids)
 	var out []Work
 	for _, id := range slices.Compact(ids) {
-		rec := record{Request: asked[id]}
-		err := r.Store.Get(ctx, recordKey(id), &rec)
+		rec, err := r.read(ctx, id)
 		known := err == nil
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
+		switch {
+		case errors.Is(err, store.ErrNotFound):
+			rec = record{Request: asked[id]}
+		case errors.Is(err, errUndecodable):
+			continue
+		case err != nil:
 			return nil, err
 		}
 		if rec.State.Final() || rec.State == Pending {
@@ -138,7 +142,11 @@ func (r *Runner) UnderWay(ctx context.Context) ([]Work, error) {
 			continue // it is no operation, but a click or the like
 		}
 		_, slow := op.(Preparer)
-		w := Work{ID: id, Kind: rec.Kind, Target: op.Target(), Title: rec.Title, Actor: rec.Actor, Asked: rec.At, Message: rec.Message, Cancels: known && slow && !rec.Applying}
+		ref, err := r.messageRef(ctx, rec)
+		if err != nil {
+			return nil, err
+		}
+		w := Work{ID: id, Kind: rec.Kind, Target: op.Target(), Title: rec.Title, Actor: rec.Actor, Asked: rec.At, Message: ref, Cancels: known && slow && !rec.Applying}
 		switch {
 		case !known:
 			w.Waits = "has not begun yet"

@@ -3,6 +3,7 @@ package ops
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -18,6 +19,8 @@ type Release struct {
 	Commit string    `json:"commit"`
 	By     string    `json:"by"`
 	At     time.Time `json:"at"`
+	// Op is the operation that made it, by which that recognises it after a crash.
+	Op string `json:"op,omitempty"`
 	// From is the number of the release that this one went back to, 0 for others.
 	From int `json:"from,omitempty"`
 	// Before is the image that ran before, when that was no release: one given by
@@ -66,4 +69,57 @@ func addRelease(old []Release, r Release) (string, error) {
 		return "", fmt.Errorf("encode releases: %w", err)
 	}
 	return string(b), nil
+}
+
+// attempt is what an operation is about to write as a release, kept before it is written.
+type attempt struct {
+	Version uint64 `json:"version"` // of the service that it was planned on
+	Number  int    `json:"number"`  // of the release
+	// WentBack is when the service's last way back had begun by then.
+	WentBack time.Time `json:"went_back,omitzero"`
+}
+
+// wentBack is when the service last went back to an earlier version; zero when its last update did not.
+func (s Service) wentBack() time.Time {
+	if strings.HasPrefix(s.Update.State, "rollback") {
+		return s.Update.StartedAt
+	}
+	return time.Time{}
+}
+
+// effectOf says how the release of an operation stands in the service. applied says that it is known
+// to have been written.
+//
+// Its own release is found by the operation's id. A release that is not there either was never
+// written, which the version index or an unchanged history tells; or the swarm has gone back, which
+// takes the label back with the image; or newer ones have come.
+func (s Service) effectOf(op string, a *attempt, applied bool, releases []Release) Effect {
+	if a == nil {
+		return Effect{}
+	}
+	for i, r := range releases {
+		switch {
+		case r.Op != op:
+		case i > 0:
+			return Effect{EffectSuperseded, releases[0].describe()}
+		case s.Image != r.Image:
+			return Effect{EffectSuperseded, "another hand, which set the image " + withoutDigest(s.Image)}
+		default:
+			return Effect{State: EffectCurrent}
+		}
+	}
+	switch {
+	case s.Version == a.Version:
+		return Effect{}
+	case len(releases) > 0 && releases[0].Number >= a.Number:
+		return Effect{EffectSuperseded, releases[0].describe()}
+	case applied, !s.wentBack().Equal(a.WentBack) && !s.wentBack().IsZero():
+		return Effect{State: EffectTakenBack}
+	}
+	return Effect{}
+}
+
+// describe names a release and who made it.
+func (r Release) describe() string {
+	return fmt.Sprintf("release %d (%s, %s)", r.Number, r.what(), r.By)
 }

@@ -19,7 +19,9 @@ type Rollback struct {
 	// Decided is set before the plan is applied, so that one that was cut off does
 	// not go back twice.
 	Decided *Release `json:"decided,omitempty"`
+	Attempt *attempt `json:"attempt,omitempty"`
 
+	effect     Effect
 	svc        Service
 	releases   []Release
 	registries Registries
@@ -45,9 +47,13 @@ func (b *Rollback) Plan(ctx context.Context, run *Run) (Plan, error) {
 	if b.registries, err = ReadRegistries(ctx, run.Swarm); err != nil {
 		return Plan{}, err
 	}
-	if b.done() {
+	switch b.effect = svc.effectOf(run.ID, b.Attempt, run.applied, b.releases); b.effect.State {
+	case EffectCurrent:
 		b.next = *b.Decided
 		return b.plan(b.releases[1:]), nil
+	case EffectTakenBack, EffectSuperseded:
+		b.next = *b.Decided
+		return b.plan(b.releases), nil
 	}
 	target, err := b.target()
 	if err != nil {
@@ -57,7 +63,7 @@ func (b *Rollback) Plan(ctx context.Context, run *Run) (Plan, error) {
 	if err != nil {
 		return Plan{}, err
 	}
-	b.next = Release{Number: b.releases[0].Number + 1, Image: image, Commit: target.Commit, By: run.Actor.Name, From: target.Number, Before: svc.before(b.releases)}
+	b.next = Release{Number: b.releases[0].Number + 1, Image: image, Commit: target.Commit, By: run.Actor.Name, Op: run.ID, From: target.Number, Before: svc.before(b.releases)}
 	plan := b.plan(b.releases)
 	plan.Facts = []string{fmt.Sprintf("release %d was deployed by %s %s", target.Number, target.By, ago(run.Now(), target.At))}
 	if target.Number == 0 {
@@ -81,10 +87,8 @@ func (b *Rollback) plan(releases []Release) Plan {
 	}, Undo: "/rollback " + b.App}
 }
 
-// done says whether an attempt that was cut off has applied it.
-func (b *Rollback) done() bool {
-	return b.Decided != nil && len(b.releases) > 0 && b.releases[0].Number == b.Decided.Number && b.releases[0].Image == b.Decided.Image && b.svc.Image == b.Decided.Image
-}
+// Effect tells how the rollback's release stands in the swarm.
+func (b *Rollback) Effect() Effect { return b.effect }
 
 // target is the release to go back to.
 func (b *Rollback) target() (Release, error) {
@@ -151,9 +155,6 @@ func (b *Rollback) check(ctx context.Context, run *Run, r Release) (image, warni
 
 // Apply sets the image and the release label in one update.
 func (b *Rollback) Apply(ctx context.Context, run *Run) error {
-	if b.done() {
-		return nil
-	}
 	b.next.At = run.Now().UTC()
 	label, err := addRelease(b.releases, b.next)
 	if err != nil {
@@ -163,7 +164,7 @@ func (b *Rollback) Apply(ctx context.Context, run *Run) error {
 	if err != nil {
 		return err
 	}
-	b.Decided = &b.next
+	b.Decided, b.Attempt = &b.next, &attempt{Version: b.svc.Version, Number: b.next.Number, WentBack: b.svc.wentBack()}
 	if err := run.Save(ctx); err != nil {
 		return redisAway(err)
 	}

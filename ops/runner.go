@@ -2,11 +2,12 @@ package ops
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
+	mrand "math/rand/v2"
 	"sync"
 	"time"
 
@@ -17,11 +18,13 @@ import (
 const (
 	maxCrashes = 3 // how often Waggle may die in the middle of an operation before it is given up
 
-	inflight = "inflight" // set of the ids of operations that have begun
+	inflight = "inflight" // set of the ids of operations that an attempt works on
 )
 
 // Request is one operation that somebody asked for, as it is kept in Redis.
 type Request struct {
+	// Format is of this JSON and of the record's, see recordFormat.
+	Format int `json:"format,omitempty"`
 	// ID is the same when the same thing is asked twice: the second is a duplicate.
 	ID    string          `json:"id"`
 	Kind  string          `json:"kind"`
@@ -39,26 +42,6 @@ type Request struct {
 	// be done: older ones do not give way to it before.
 	Asked bool `json:"asked,omitempty"`
 }
-
-// record is what is known of a request that has begun.
-type record struct {
-	Request
-	State   State  `json:"state"`
-	Message string `json:"message,omitempty"` // the Reporter's name of the message
-	Begun   int    `json:"begun"`             // how often it was taken up
-	// Of an operation that has to be approved: the plan that was shown, until
-	// when, and how often it was asked.
-	Plan     *Plan     `json:"plan,omitempty"`
-	Deadline time.Time `json:"deadline,omitzero"`
-	Round    int       `json:"round,omitempty"`
-	Approved *Decision `json:"approved,omitempty"` // of that plan
-	Stopped  int       `json:"stopped,omitempty"`  // how often it was put back in good order
-	Applying bool      `json:"applying,omitempty"` // it may have changed something, so it cannot be called off any more
-	Note     string    `json:"note,omitempty"`     // of one that waits for its turn: what its message says
-}
-
-// saver changes a record and makes the change durable.
-type saver func(ctx context.Context, change func(*record)) error
 
 func recordKey(id string) string { return "op:" + id }
 
@@ -79,40 +62,73 @@ type Runner struct {
 	Statuses   CommitStatuses // nil tells no forge
 	Changes    *queue.Queue   // quick operations
 	Deploys    *queue.Queue   // Preparers
+	Decisions  *queue.Queue   // approvals and cancels, which never stand in line behind work
 	Log        *slog.Logger
 	Metrics    *Metrics
 
 	ApprovalTTL time.Duration // how long an operation waits for its approval
 	ApproveOwn  bool          // whether the asker may approve
 
-	links    linkReader
-	noted    notes
-	sweeping sync.WaitGroup
-	stop     context.CancelFunc
+	// Failpoint, unless nil, is called with the name of each step that was just made durable or
+	// took effect, for tests that stop a process there.
+	Failpoint func(step string)
+
+	links      linkReader
+	noted      notes
+	name       string // of this process
+	remembered remembered
+	stuck      map[string]int // of interrupted operations: in how many sweeps nobody was at them
+	wake       chan struct{}  // holds one token when something is to be delivered
+	loops      sync.WaitGroup
+	stop       context.CancelFunc
+	tells      sync.WaitGroup  // goroutines that talk to Slack
+	life       context.Context // ends when those have to give up
+	ending     context.CancelFunc
 }
+
+// stopTelling is how long a stopping process goes on showing last states; the outbox has them.
+const stopTelling = 5 * time.Second
 
 // Start takes up what was left over and begins to work.
 func (r *Runner) Start() error {
+	r.name, r.stuck, r.wake = rand.Text(), map[string]int{}, make(chan struct{}, 1)
+	r.life, r.ending = context.WithCancel(context.Background())
 	ctx, cancel := context.WithCancel(context.Background())
 	r.stop = cancel
-	for _, q := range []*queue.Queue{r.Changes, r.Deploys} {
+	for _, q := range r.queues() {
 		if err := q.Start(r.handle); err != nil {
 			cancel()
 			return err
 		}
 	}
-	r.sweeping.Go(func() { r.sweep(ctx) })
+	r.loops.Go(func() { r.sweep(ctx) })
+	r.loops.Go(func() { r.deliver(ctx) })
 	return nil
 }
 
 // Stop interrupts what runs, at a place where it can be taken up again.
 func (r *Runner) Stop() {
 	r.stop()
-	r.sweeping.Wait()
-	var both sync.WaitGroup
-	both.Go(r.Changes.Stop)
-	both.Go(r.Deploys.Stop)
-	both.Wait()
+	var all sync.WaitGroup
+	for _, q := range r.queues() {
+		all.Go(q.Stop)
+	}
+	all.Wait()
+	r.loops.Wait()
+	late := time.AfterFunc(stopTelling, r.ending)
+	r.tells.Wait()
+	late.Stop()
+	r.ending()
+}
+
+func (r *Runner) queues() []*queue.Queue {
+	return []*queue.Queue{r.Decisions, r.Changes, r.Deploys}
+}
+
+func (r *Runner) failpoint(step string) {
+	if r.Failpoint != nil {
+		r.Failpoint(step)
+	}
 }
 
 func (r *Runner) queueOf(op Operation) *queue.Queue {
@@ -149,7 +165,7 @@ func (r *Runner) Submit(ctx context.Context, req Request, op Operation) error {
 		if !errors.Is(err, store.ErrChanged) {
 			return err
 		}
-		if err := pause(ctx, rand.N(retryWait)); err != nil {
+		if err := pause(ctx, mrand.N(retryWait)); err != nil {
 			return err
 		}
 	}
@@ -177,7 +193,7 @@ func (r *Runner) submit(ctx context.Context, req Request, op Operation, extend *
 
 // encode returns a request as it is kept.
 func (r *Runner) encode(req *Request, op Operation) ([]byte, error) {
-	req.Kind, req.At = op.Kind(), r.Env.Now()
+	req.Format, req.Kind, req.At = recordFormat, op.Kind(), r.Env.Now()
 	b, err := json.Marshal(struct {
 		*Request
 		Op Operation `json:"op"` // in place of the Request's, which would have to be encoded before
@@ -190,9 +206,9 @@ func (r *Runner) encode(req *Request, op Operation) ([]byte, error) {
 
 // handle does one job of a queue.
 func (r *Runner) handle(ctx context.Context, payload []byte) error {
-	var req Request
-	if err := json.Unmarshal(payload, &req); err != nil {
-		return fmt.Errorf("decode request: %w", err)
+	req, err := decodeRequest(payload)
+	if err != nil {
+		return err
 	}
 	switch req.Kind {
 	case kindDecision:
@@ -200,22 +216,47 @@ func (r *Runner) handle(ctx context.Context, payload []byte) error {
 	case kindPush:
 		return r.lookAtKept(ctx, req)
 	}
-	log := r.Log.With("op", req.ID, "kind", req.Kind)
+	w, err := r.take(ctx, req)
+	if w == nil || err != nil {
+		return err
+	}
+	defer w.lease.Release()
+	err = r.attempt(ctx, w)
+	switch {
+	case errors.Is(err, store.ErrFinal):
+		return nil // it was ended meanwhile, by whoever held the lease
+	case errors.Is(err, store.ErrLost):
+		return queue.ErrInterrupted // whoever has the lease now goes on; else this job does
+	}
+	return err
+}
+
+// take takes an operation's lease and reads its record; nil when there is nothing left to do.
+func (r *Runner) take(ctx context.Context, req Request) (*recordWriter, error) {
 	lease, err := r.Store.Lock(ctx, "run:"+req.ID, store.Claim{Owner: req.ID, Reason: req.Kind})
 	if held := new(store.HeldError); errors.As(err, &held) {
-		return queue.ErrBusy
+		return nil, queue.ErrBusy
 	} else if err != nil {
-		return err
+		return nil, err
 	}
-	defer lease.Release()
+	w := &recordWriter{store: r.Store, lease: lease, now: r.Env.Now, rec: record{Request: req}}
+	if rec, err := r.read(ctx, req.ID); err == nil {
+		w.rec = rec
+	} else if !errors.Is(err, store.ErrNotFound) {
+		lease.Release()
+		return nil, err
+	}
+	if w.rec.State.Final() {
+		lease.Release()
+		return nil, r.Store.Remove(ctx, inflight, req.ID)
+	}
+	return w, nil
+}
 
-	rec := record{Request: req}
-	if err := r.Store.Get(ctx, recordKey(req.ID), &rec); err != nil && !errors.Is(err, store.ErrNotFound) {
-		return err
-	}
-	if rec.State.Final() {
-		return nil
-	}
+// attempt takes an operation as far as it gets.
+func (r *Runner) attempt(ctx context.Context, w *recordWriter) error {
+	rec := w.rec
+	log := r.Log.With("op", rec.ID, "kind", rec.Kind)
 	op, err := r.decode(rec.Request)
 	if err != nil {
 		return err
@@ -231,10 +272,13 @@ func (r *Runner) handle(ctx context.Context, payload []byte) error {
 		if decision == nil && r.Env.Now().After(rec.Deadline) {
 			decision = r.byTheClock()
 		}
+		if decision == nil {
+			// Somebody may be deciding just now: then it stays in flight.
+			return r.Store.RemoveListed(ctx, pending, token(rec.ID, rec.Round), inflight, rec.ID)
+		}
 	}
-
 	if _, slow := op.(Preparer); slow && !rec.Applying {
-		off, err := r.cancelled(ctx, req.ID)
+		off, err := r.cancelled(ctx, rec.ID)
 		if err != nil {
 			return err
 		}
@@ -243,110 +287,111 @@ func (r *Runner) handle(ctx context.Context, payload []byte) error {
 		}
 	}
 
-	run := &Run{Env: r.Env, Request: rec.Request, Log: log, op: op}
+	run := &Run{Env: r.Env, Request: rec.Request, Log: log, op: op, w: w}
 	run.hold = func(ctx context.Context, app string) (*store.Lease, error) {
 		return r.Store.Lock(ctx, targetKey(app), r.claim(run))
 	}
-	run.status = Status{ID: req.ID, Kind: op.Kind(), Target: op.Target(), Title: req.Title, Actor: req.Actor, State: Planning, Began: req.At}
-	var saving sync.Mutex
-	var save saver = func(ctx context.Context, change func(*record)) error {
-		saving.Lock()
-		defer saving.Unlock()
-		change(&rec)
-		return r.Store.Put(ctx, recordKey(req.ID), rec, queue.Retention)
-	}
-	run.persist = func(ctx context.Context, op json.RawMessage) error {
-		return save(ctx, func(rec *record) { rec.Op = op })
-	}
-	run.applying = func(ctx context.Context) error {
-		return save(ctx, func(rec *record) { rec.Applying = true })
-	}
-	run.message = r.Reporter.Open(req, rec.Message, func(ref string) {
-		ctx, cancel := detached(ctx)
-		defer cancel()
-		if err := save(ctx, func(rec *record) { rec.Message = ref }); err != nil {
-			log.Warn("the message will not be found again after a restart", "err", err)
-		}
-	})
-
-	if rec.State == Pending && decision == nil {
-		return r.showAgain(ctx, run, &rec, save)
-	}
-	var turn context.Context
-	end := func() {}
+	run.status = Status{ID: rec.ID, Kind: op.Kind(), Target: op.Target(), Title: rec.Title, Actor: rec.Actor, State: Planning, Began: rec.At}
+	run.message = r.teller(rec.Request, rec.Begun > 0 || rec.State != "")
+	run.resumed, run.applied, run.began = rec.Applying, rec.Applied, rec.Begun > 0
+	defer run.message.finish("") // unless it was finished with what is to be told
 	if decision != nil {
 		run.status.Decision = decision
 		run.approved = rec.Plan
 	}
-	if against := decision.against(r.ApprovalTTL); against != nil {
+	turn, end := w.lease.Context(), func() {}
+	against := decision.against(r.ApprovalTTL)
+	if against != nil {
+		err = against
 		if rec.Plan != nil {
 			run.status.Plan = *rec.Plan
 		}
-		turn, err = ctx, against
 	} else {
-		turn, end, err = r.takeTurn(lease.Context(), run, &rec, save)
+		turn, end, err = r.takeTurn(w.lease.Context(), run)
 	}
 	if wait := new(notYet); errors.As(err, &wait) {
-		return r.wait(ctx, run, &rec, save, wait.why)
+		return r.wait(ctx, run, wait.why)
 	}
 	if err == nil {
 		defer end()
-		err = r.begin(ctx, run, &rec, save)
-		if err != nil {
-			closeMessage(ctx, run, log)
+		if err = r.begin(ctx, run); err != nil {
 			return err
 		}
-		if crashes := rec.Begun - 1 - rec.Stopped; crashes >= maxCrashes {
-			err = Errorf(Internal, "Waggle died %d times while doing this, so it was given up", crashes).
-				Then("Waggle's log says why it died; ask for this again when that is mended.")
-		} else {
-			err = r.persevere(turn, run)
-		}
+		err = r.persevere(turn, run)
 		run.end()
 	}
-	if errors.Is(err, errPark) {
-		return r.park(ctx, run, &rec, save)
-	}
-	if errors.Is(err, queue.ErrInterrupted) {
-		run.Note("Waggle is stopping, or has lost Redis; this goes on as soon as it can.")
-		closeMessage(ctx, run, log)
-		ctx, cancel := detached(ctx)
-		defer cancel()
-		_ = save(ctx, func(rec *record) { rec.Stopped++ }) // else it counts as a crash
+	switch {
+	case errors.Is(err, errPark):
+		return r.park(ctx, run)
+	case errors.Is(err, store.ErrLost), errors.Is(err, store.ErrFinal):
 		return err
+	case errors.Is(err, queue.ErrInterrupted):
+		return r.interrupted(ctx, run)
+	case r.stillAway(ctx, run, err):
+		return r.waitForAway(ctx, run, err)
 	}
-
 	r.conclude(run, err)
-	auditing, cancel := detached(ctx)
-	entry := r.audit(auditing, run)
-	cancel()
-	closeMessage(ctx, run, log)
-	r.tellEnd(ctx, run)
-	ctx, cancel = detached(ctx)
-	defer cancel()
-	if err := r.Reporter.Record(ctx, entry); err != nil {
-		log.Warn("the audit entry is not in its channel", "err", err)
-	}
-	if err := save(ctx, func(rec *record) { rec.State = run.status.State }); err != nil {
-		return err
-	}
-	return r.Store.Remove(ctx, inflight, req.ID)
+	return r.finish(ctx, run)
 }
 
-// begin makes it durable that the operation has begun.
-func (r *Runner) begin(ctx context.Context, run *Run, rec *record, save saver) error {
-	run.resumed, run.began = rec.Applying, rec.Begun > 0
+// begin makes it durable that an attempt has begun.
+func (r *Runner) begin(ctx context.Context, run *Run) error {
+	rec := run.w.record()
 	if rec.State == Working {
 		run.Note("Waggle stopped in the middle of this; taken up again.")
 	}
-	err := save(ctx, func(rec *record) {
-		rec.Begun++
-		rec.State, rec.Approved = Working, run.status.Decision
-	})
-	if err != nil {
-		return err
+	crashed := rec.Open && rec.Worker != r.name
+	if crashed {
+		_, err := r.Store.Holder(ctx, workerLock(rec.Worker))
+		crashed = errors.Is(err, store.ErrNotFound) // else it lives, and has lost Redis only
 	}
-	return r.Store.Add(ctx, inflight, run.ID)
+	err := run.w.write(ctx, func(rec *record) {
+		rec.Begun++
+		rec.State, rec.Approved, rec.Open, rec.Worker = Working, run.status.Decision, true, r.name
+		if crashed {
+			rec.Crashes++
+		}
+	}, inFlight(run.ID))
+	r.failpoint("begun")
+	return err
+}
+
+// interrupted puts an operation back in good order, so that it does not count as a crash.
+func (r *Runner) interrupted(ctx context.Context, run *Run) error {
+	run.Note("Waggle is stopping; another process goes on with this, or this one after its restart.")
+	ctx, cancel := detached(ctx)
+	defer cancel()
+	if err := run.w.write(ctx, func(rec *record) { rec.Open = false }, inFlight(run.ID)); err != nil {
+		run.Log.Info("an interrupted operation could not be put back in good order", "err", err)
+	}
+	return queue.ErrInterrupted
+}
+
+// finish makes the final state durable, with its audit entry and everything that is to be told,
+// in one step; then it is told.
+func (r *Runner) finish(ctx context.Context, run *Run) error {
+	ctx, cancel := detached(ctx)
+	defer cancel()
+	if len(run.locks) == 0 {
+		run.locks = run.w.record().Locks
+	}
+	for {
+		entry, err := run.w.finish(ctx, run, r.auditEntry(run))
+		switch {
+		case err == nil:
+			r.failpoint("final")
+			r.ended(run)
+			run.message.finish(entry)
+			r.deliverSoon()
+			return nil
+		case errors.Is(err, store.ErrLost), errors.Is(err, store.ErrFinal):
+			return err
+		}
+		run.Log.Warn("the outcome could not be stored", "err", err)
+		if pause(ctx, retryWait*10) != nil {
+			return queue.ErrInterrupted // it is found in the swarm by the next attempt
+		}
+	}
 }
 
 // detached gives what has to be written at the end a few seconds, whatever
@@ -355,22 +400,14 @@ func detached(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 }
 
-func closeMessage(ctx context.Context, run *Run, log *slog.Logger) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-	defer cancel()
-	if err := run.message.Close(ctx); err != nil {
-		log.Warn("the last state could not be shown", "state", run.status.State, "err", err)
-	}
-}
-
 func (r *Runner) decode(req Request) (Operation, error) {
 	make, ok := r.Kinds[req.Kind]
 	if !ok {
-		return nil, fmt.Errorf("unknown kind of operation %q", req.Kind)
+		return nil, fmt.Errorf("%w: kind %q", errUndecodable, req.Kind)
 	}
 	op := make()
 	if err := json.Unmarshal(req.Op, op); err != nil {
-		return nil, fmt.Errorf("decode %s: %w", req.Kind, err)
+		return nil, fmt.Errorf("%w: %s: %w", errUndecodable, req.Kind, err)
 	}
 	return op, nil
 }
@@ -382,28 +419,69 @@ func (e *notYet) Error() string { return "not its turn: " + e.why }
 
 // wait shows what an operation waits for, unless its message says so already, and
 // puts it back.
-func (r *Runner) wait(ctx context.Context, run *Run, rec *record, save saver, why string) error {
+func (r *Runner) wait(ctx context.Context, run *Run, why string) error {
+	rec := run.w.record()
 	if why == "" || rec.State == Waiting && rec.Note == why {
 		return queue.ErrBusy
 	}
 	run.update(func(s *Status) { s.State, s.Note = Waiting, why })
-	closeMessage(ctx, run, run.Log)
-	err := save(ctx, func(rec *record) { rec.State, rec.Note, rec.Approved = Waiting, why, run.status.Decision })
+	return r.putBack(ctx, run, func(rec *record) { rec.Note = why })
+}
+
+func (r *Runner) putBack(ctx context.Context, run *Run, change func(*record)) error {
+	entry, err := run.w.tell(ctx, run.snapshot(), func(rec *record) {
+		rec.State, rec.Approved, rec.Open = Waiting, run.status.Decision, false
+		change(rec)
+	}, store.Command{Do: "SREM", Name: inflight, Args: []any{run.ID}}) // its job stays in the queue
 	if err != nil {
 		return err
 	}
+	run.message.finish(entry)
+	r.remember(run)
 	return queue.ErrBusy
+}
+
+// stillAway says whether a part that does not answer may be waited for: it is the engine or the
+// swarm's leader, nothing was changed, and the deadline has not passed since that began.
+func (r *Runner) stillAway(ctx context.Context, run *Run, err error) bool {
+	if CodeOf(err) != Unavailable || run.DryRun || run.applying || run.resumed {
+		return false
+	}
+	since := run.w.record().Away
+	if !since.IsZero() && r.Env.Now().Sub(since) >= r.Env.DeployTimeout {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, awayPause)
+	defer cancel()
+	_, look := r.Env.Swarm.Cluster(ctx)
+	return CodeOf(look) == Unavailable || ctx.Err() != nil
+}
+
+// waitForAway puts an operation back until what it needs answers again.
+func (r *Runner) waitForAway(ctx context.Context, run *Run, err error) error {
+	rec := run.w.record()
+	since := rec.Away
+	if since.IsZero() {
+		since = r.Env.Now()
+	}
+	why := fmt.Sprintf("%s. Nothing was changed; tried again until %s", sentenceOf(err), since.Add(r.Env.DeployTimeout).UTC().Format("15:04:05 UTC"))
+	if rec.State == Waiting && rec.Note == why {
+		return queue.ErrBusy
+	}
+	run.update(func(s *Status) { s.State, s.Note = Waiting, why })
+	return r.putBack(ctx, run, func(rec *record) { rec.Note, rec.Away = why, since })
 }
 
 // takeTurn lets the Preparers of a target go one after the other, the newest of
 // those that wait in place of the others. The returned context ends with the turn;
 // a notYet says that it has not come.
-func (r *Runner) takeTurn(ctx context.Context, run *Run, rec *record, save saver) (context.Context, func(), error) {
-	if _, ordered := run.op.(Preparer); !ordered {
-		return ctx, func() {}, nil
+func (r *Runner) takeTurn(ctx context.Context, run *Run) (context.Context, func(), error) {
+	rec := run.w.record()
+	if _, ordered := run.op.(Preparer); !ordered || rec.Applying {
+		return ctx, func() {}, nil // what may have changed the app goes on; its slow work is over
 	}
 	if run.Asked {
-		if err := r.admit(ctx, run, save); err != nil || run.DryRun {
+		if err := r.admit(ctx, run); err != nil || run.DryRun {
 			return ctx, func() {}, err
 		}
 	}
@@ -412,11 +490,10 @@ func (r *Runner) takeTurn(ctx context.Context, run *Run, rec *record, save saver
 	if err != nil {
 		return ctx, nil, &notYet{}
 	}
-	fresh := !rec.Applying && (rec.Begun == 0 || rec.State == Pending || rec.State == Waiting)
-	if newest > run.Seq && fresh {
-		return ctx, nil, Errorf(Canceled, "A newer push took its place before it began")
+	if newest > run.Seq {
+		return ctx, nil, Errorf(Canceled, "A newer push took its place before it was rolled out")
 	}
-	if h, ok := run.op.(Holder); ok && fresh {
+	if h, ok := run.op.(Holder); ok && (rec.Begun == 0 || rec.State == Pending || rec.State == Waiting) {
 		if why, err := h.Hold(ctx, run); why != "" || err != nil {
 			return ctx, nil, &notYet{why}
 		}
@@ -433,9 +510,9 @@ func (r *Runner) takeTurn(ctx context.Context, run *Run, rec *record, save saver
 	return turn.Context(), turn.Release, nil
 }
 
-// admit has a Preparer that somebody asked for count, once it is known that it may be done
-// and can be: to what is refused, or only planned, nothing older gives way.
-func (r *Runner) admit(ctx context.Context, run *Run, save saver) error {
+// admit marks a deploy that somebody asked for as ready to supersede older ones: only after it was
+// authorised and planned, so nothing gives way to what is refused or only planned.
+func (r *Runner) admit(ctx context.Context, run *Run) error {
 	if err := r.authoriseToApproval(ctx, run); err != nil && !errors.Is(err, errPark) {
 		if ctx.Err() != nil {
 			return queue.ErrInterrupted
@@ -449,7 +526,7 @@ func (r *Runner) admit(ctx context.Context, run *Run, save saver) error {
 	if err != nil {
 		return err
 	}
-	if err := save(ctx, func(rec *record) { rec.Op, rec.Asked = op, false }); err != nil {
+	if err := run.w.write(ctx, func(rec *record) { rec.Op, rec.Asked = op, false }); err != nil {
 		return &notYet{}
 	}
 	run.Asked = false
@@ -462,7 +539,7 @@ func (r *Runner) claim(run *Run) store.Claim {
 
 // conclude sets the final state.
 func (r *Runner) conclude(run *Run, err error) {
-	run.update(func(s *Status) {
+	run.decide(func(s *Status) {
 		s.Note = ""
 		if err == nil {
 			s.State = Done
@@ -473,7 +550,7 @@ func (r *Runner) conclude(run *Run, err error) {
 		}
 		e := new(Error)
 		if !errors.As(err, &e) {
-			e = &Error{Code: Internal, Sentence: "Waggle could not do it, for a reason that is in its log", Err: err}
+			e = &Error{Code: Internal, Sentence: fmt.Sprintf("Internal error. Search Waggle's log for op=%s", run.ID), Err: err}
 		}
 		s.Err = e
 		switch {
@@ -487,7 +564,7 @@ func (r *Runner) conclude(run *Run, err error) {
 			s.State = Expired
 		case e.Code == Canceled:
 			s.State = Superseded
-		case !run.resumed && (s.State == Planning || s.State == Waiting) || e.Code == OutOfDate:
+		case !run.applying && !run.resumed && (s.State == Planning || s.State == Waiting) || e.Code == OutOfDate:
 			s.State = Refused
 		default:
 			s.State = Failure

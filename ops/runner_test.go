@@ -86,8 +86,9 @@ func startOn(t *testing.T, redis *store.Embedded, swarm *fakeSwarm, change ...fu
 		},
 		ApprovalTTL: time.Minute, Metrics: ops.NewMetrics(prometheus.NewRegistry()),
 		Store: s, Authoriser: allow{}, Reporter: h.recorder, Log: log,
-		Changes: queue.New(s.Client(), queue.Options{Name: "changes", Concurrency: 4, Poll: 20 * time.Millisecond, Log: log}),
-		Deploys: queue.New(s.Client(), queue.Options{Name: "deploys", Concurrency: 4, Poll: 20 * time.Millisecond, Log: log}),
+		Decisions: queue.New(s.Client(), queue.Options{Name: "decisions", Concurrency: 4, Poll: 20 * time.Millisecond, Log: log}),
+		Changes:   queue.New(s.Client(), queue.Options{Name: "changes", Concurrency: 4, Poll: 20 * time.Millisecond, Log: log}),
+		Deploys:   queue.New(s.Client(), queue.Options{Name: "deploys", Concurrency: 4, Poll: 20 * time.Millisecond, Log: log}),
 	}
 	for _, c := range change {
 		c(h.Runner)

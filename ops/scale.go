@@ -36,9 +36,10 @@ type Scale struct {
 	// added twice when Waggle stops in between.
 	Decided *ScaleDecision `json:"decided,omitempty"`
 
-	svc  Service
-	to   int
-	auth *RegistryAuth
+	effect Effect
+	svc    Service
+	to     int
+	auth   *RegistryAuth
 }
 
 // ScaleDecision is a scale with its numbers worked out.
@@ -73,9 +74,9 @@ func (s *Scale) Plan(ctx context.Context, run *Run) (Plan, error) {
 	if s.Relative {
 		s.to = from + s.Replicas
 	}
-	if d := s.Decided; d != nil && run.resumed && (svc.Version == d.Version || svc.Replicas == d.To) {
-		from, s.to = d.From, d.To
-	} else if d != nil && run.resumed && s.Relative {
+	if s.effect = s.effectIn(run, svc); s.effect.State != EffectNone || s.Decided != nil && run.resumed && svc.Version == s.Decided.Version {
+		from, s.to = s.Decided.From, s.Decided.To
+	} else if d := s.Decided; d != nil && run.resumed && (s.Relative || svc.Replicas != d.From) {
 		return Plan{}, Errorf(OutOfDate, "Waggle stopped while scaling %s from %d to %d, and it is at %d now", s.App, d.From, d.To, svc.Replicas).
 			Then("Type `/scale %s %d` if that is still what you want.", s.App, d.To)
 	}
@@ -112,6 +113,31 @@ func (s *Scale) Plan(ctx context.Context, run *Run) (Plan, error) {
 	}
 	return plan, nil
 }
+
+// effectIn says how the scale stands in the service. No other operation changes the service before
+// the end of a scale's write is known, so a number that is not its own is another hand's.
+func (s *Scale) effectIn(run *Run, svc Service) Effect {
+	d := s.Decided
+	switch {
+	case d == nil || !run.resumed:
+		return Effect{}
+	case run.applied && svc.Replicas != d.To:
+		return s.superseded(svc)
+	case run.applied, svc.Version != d.Version && svc.Replicas == d.To:
+		return Effect{State: EffectCurrent}
+	}
+	return Effect{}
+}
+
+func (s *Scale) superseded(svc Service) Effect {
+	return Effect{EffectSuperseded, fmt.Sprintf("another change: %s was scaled to %d", s.App, svc.Replicas)}
+}
+
+// Effect tells how the scale stands in the swarm.
+func (s *Scale) Effect() Effect { return s.effect }
+
+// OnlyWatches lets a later change of the app begin while this one's replicas start.
+func (*Scale) OnlyWatches() {}
 
 // capacity warns when not all replicas will find a place, and of what breaks
 // scaling.
@@ -211,12 +237,12 @@ const (
 // the plan, it still holds, and the write is tried again: to plan again takes longer
 // than other hands may need for the next label.
 func (s *Scale) Apply(ctx context.Context, run *Run) error {
-	if s.svc.Replicas == s.to {
-		return nil
-	}
 	s.Decided = &ScaleDecision{From: s.svc.Replicas, To: s.to, Version: s.svc.Version}
 	if err := run.Save(ctx); err != nil {
 		return redisAway(err)
+	}
+	if s.svc.Replicas == s.to {
+		return nil
 	}
 	for tries := 1; ; tries++ {
 		_, err := run.Swarm.UpdateService(ctx, s.svc, Change{Replicas: &s.to, Auth: s.auth})

@@ -37,6 +37,8 @@ import (
 const (
 	// quickOperations is how many operations without slow work may run side by side.
 	quickOperations = 16
+	// decisionsAtOnce is how many approvals and cancels may be carried out side by side.
+	decisionsAtOnce = 8
 	// deploysAtOnce is how many deploys may be under way; of them build.concurrency
 	// build, and the others wait for that or for their tasks.
 	deploysAtOnce = 32
@@ -156,8 +158,9 @@ func newService(c config.Settings, log *slog.Logger) (_ *service, err error) {
 		},
 		Kinds: bot.Kinds(), Store: s.store, Authoriser: s.bot, Reporter: s.bot, Statuses: commitstatus.New(gitTokens(c.Git)), Log: log, Metrics: ops.NewMetrics(metrics),
 		ApprovalTTL: c.Approvals.TTL, ApproveOwn: c.Approvals.Self,
-		Changes: queue.New(s.store.Client(), queue.Options{Name: "changes", Concurrency: quickOperations, Poll: 25 * time.Millisecond, Log: log}),
-		Deploys: queue.New(s.store.Client(), queue.Options{Name: "deploys", Concurrency: deploysAtOnce, Poll: 25 * time.Millisecond, Log: log}),
+		Decisions: queue.New(s.store.Client(), queue.Options{Name: "decisions", Concurrency: decisionsAtOnce, Poll: 25 * time.Millisecond, Log: log}),
+		Changes:   queue.New(s.store.Client(), queue.Options{Name: "changes", Concurrency: quickOperations, Poll: 25 * time.Millisecond, Log: log}),
+		Deploys:   queue.New(s.store.Client(), queue.Options{Name: "deploys", Concurrency: deploysAtOnce, Poll: 25 * time.Millisecond, Log: log}),
 	}
 	s.bot.WorkFor(s.runner)
 

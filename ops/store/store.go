@@ -139,6 +139,20 @@ func (s *Store) Unschedule(ctx context.Context, list, member string) error {
 	return s.rdb.ZRem(ctx, prefix+list, member).Err()
 }
 
+// Reschedule moves a member of a list of Schedule, if it is there.
+func (s *Store) Reschedule(ctx context.Context, list, member string, at time.Time) error {
+	return s.rdb.ZAddXX(ctx, prefix+list, redis.Z{Score: float64(at.UnixMilli()), Member: member}).Err()
+}
+
+// IsScheduled reports whether a member is in a list of Schedule.
+func (s *Store) IsScheduled(ctx context.Context, list, member string) (bool, error) {
+	err := s.rdb.ZScore(ctx, prefix+list, member).Err()
+	if errors.Is(err, redis.Nil) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 var claim = redis.NewScript(`
 if redis.call("ZREM", KEYS[1], ARGV[1]) == 0 then return 0 end
 redis.call("SET", KEYS[2], ARGV[2], "EX", ARGV[3])

@@ -1,0 +1,406 @@
+package ops
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"waggle/ops/queue"
+	"waggle/ops/store"
+)
+
+// What is told is durable first. A record's state that people have to see and its entry in the
+// outbox are written in one step; whoever shows it, on any replica, takes the entry out. So it is
+// told at least once, however long Slack or a forge is away, and nothing waits for them.
+
+const (
+	outbox = "outbox" // entries by when they are due
+
+	// ownTelling is how long the process that wrote an entry has to tell it before others try.
+	ownTelling = 10 * time.Second
+	// tellWithin bounds one try to show a state, tellAgain is how long after a failed one it is tried again.
+	tellWithin = 20 * time.Second
+	tellAgain  = 5 * time.Second
+	// deliverEvery is how often the outbox is looked at.
+	deliverEvery = 2 * time.Second
+	// forgeFor is how long a forge that does not take a commit's status is tried again.
+	forgeFor = 24 * time.Hour
+
+	wholeLogKept = 24 * time.Hour
+)
+
+func messageEntry(id string, n int) string { return fmt.Sprintf("%s|message|%d", id, n) }
+func auditEntry(id string) string          { return id + "|audit|" }
+func forgeEntry(id string) string          { return id + "|forge|" }
+
+func splitEntry(entry string) (id, what string, n int) {
+	parts := strings.Split(entry, "|")
+	if len(parts) != 3 {
+		return entry, "", 0
+	}
+	n, _ = strconv.Atoi(parts[2])
+	return parts[0], parts[1], n
+}
+
+func messageKey(id string) string { return "message:" + id } // the Reporter's name of its message
+func logKey(id string) string     { return "log:" + id }     // all of a failure's log, until it is told
+
+// messageRef is the Reporter's name of an operation's message, "" when there is none.
+func (r *Runner) messageRef(ctx context.Context, rec record) (string, error) {
+	ref := rec.Message
+	err := r.Store.Get(ctx, messageKey(rec.ID), &ref)
+	if errors.Is(err, store.ErrNotFound) {
+		err = nil
+	}
+	return ref, err
+}
+
+// open opens an operation's message for whoever holds its tell lease. again says that somebody may
+// have posted it without having been able to say so.
+func (r *Runner) open(ctx context.Context, req Request, again bool) (Message, error) {
+	ref, err := r.messageRef(ctx, record{Request: req})
+	if err != nil {
+		return nil, err
+	}
+	if ref == "" && again {
+		ref = MaybePosted
+	}
+	return r.Reporter.Open(req, ref, func(ref string) {
+		ctx, cancel := detached(ctx)
+		defer cancel()
+		if err := r.Store.Put(ctx, messageKey(req.ID), ref, queue.Retention); err != nil {
+			r.Log.Warn("the message has to be searched for after a restart", "op", req.ID, "err", err)
+		}
+	}), nil
+}
+
+// teller shows the states of one attempt at an operation in its message. A goroutine of its own does
+// the talking, from the first Show on; of all tellers of an operation, on all replicas, one at a time
+// talks: it holds the tell lease.
+type teller struct {
+	r     *Runner
+	req   Request
+	again bool
+
+	mu      sync.Mutex
+	begun   bool
+	latest  Status
+	entry   string        // that latest is in the outbox as, once finished
+	changed chan struct{} // holds one token
+	end     chan struct{}
+	once    sync.Once
+}
+
+func (r *Runner) teller(req Request, again bool) *teller {
+	return &teller{r: r, req: req, again: again, changed: make(chan struct{}, 1), end: make(chan struct{})}
+}
+
+// Show replaces what is shown; it never blocks.
+func (t *teller) Show(s Status) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.latest = s
+	if !t.begun {
+		t.begun = true
+		t.r.tells.Go(t.talk)
+	}
+	select {
+	case t.changed <- struct{}{}:
+	default:
+	}
+}
+
+// finish says that no more is shown by this attempt, and that the last status is in the outbox as
+// entry, unless that is "". Only the first call counts.
+func (t *teller) finish(entry string) {
+	t.once.Do(func() {
+		t.mu.Lock()
+		t.entry = entry
+		t.mu.Unlock()
+		close(t.end)
+	})
+}
+
+func (t *teller) talk() {
+	lease := t.lock()
+	if lease == nil {
+		return // the outbox has what counts
+	}
+	defer lease.Release()
+	m, err := t.r.open(lease.Context(), t.req, t.again)
+	if err != nil {
+		t.r.Log.Warn("how an operation goes cannot be shown", "op", t.req.ID, "err", err)
+		return
+	}
+	for {
+		select {
+		case <-lease.Context().Done():
+			leave(m)
+			return
+		case <-t.changed:
+			t.mu.Lock()
+			s := t.latest
+			t.mu.Unlock()
+			if !s.State.Final() && s.State != Pending { // those are shown once they are durable
+				m.Show(s)
+			}
+		case <-t.end:
+			t.last(lease.Context(), m)
+			return
+		}
+	}
+}
+
+// last shows the last status of the attempt.
+func (t *teller) last(ctx context.Context, m Message) {
+	t.mu.Lock()
+	s, entry := t.latest, t.entry
+	t.mu.Unlock()
+	if entry == "" && (s.State.Final() || s.State == Pending) {
+		leave(m) // it did not become durable
+		return
+	}
+	if entry != "" {
+		if there, err := t.r.Store.IsScheduled(ctx, outbox, entry); err == nil && !there {
+			leave(m) // somebody else has told it
+			return
+		}
+	}
+	m.Show(s)
+	t.r.closeMessage(ctx, m, t.req.ID, entry)
+}
+
+// closeMessage returns when the last status is shown, and takes it out of the outbox; or it is tried
+// again from there.
+func (r *Runner) closeMessage(ctx context.Context, m Message, id, entry string) error {
+	within, cancel := context.WithTimeout(ctx, tellWithin)
+	defer cancel()
+	err := m.Close(within)
+	if entry == "" {
+		return err
+	}
+	done, cancel := detached(ctx)
+	defer cancel()
+	if err != nil {
+		r.Log.Info("a state could not be shown yet", "op", id, "err", err)
+		return errors.Join(err, r.Store.Reschedule(done, outbox, entry, r.Env.Now().Add(tellAgain)))
+	}
+	r.failpoint("told")
+	return r.Store.Unschedule(done, outbox, entry)
+}
+
+// leave ends a message without showing anything more.
+func leave(m Message) {
+	over, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = m.Close(over) // nothing is to be shown
+}
+
+// lock waits for the tell lease; nil when it is not worth waiting any more.
+func (t *teller) lock() *store.Lease {
+	var late <-chan time.Time
+	end := t.end
+	for {
+		lease, err := t.r.Store.Lock(t.r.life, tellLock(t.req.ID, "message"), store.Claim{Owner: t.req.ID, Reason: "tell"})
+		if err == nil {
+			return lease
+		}
+		if end == nil && !errors.As(err, new(*store.HeldError)) {
+			return nil
+		}
+		again := time.NewTimer(200 * time.Millisecond)
+		select {
+		case <-t.r.life.Done():
+		case <-late:
+		case <-end:
+			late, end = time.After(ownTelling), nil
+			again.Stop()
+			continue
+		case <-again.C:
+			continue
+		}
+		again.Stop()
+		return nil
+	}
+}
+
+func tellLock(id, what string) string { return "tell:" + id + ":" + what }
+
+// deliverSoon has the outbox looked at now.
+func (r *Runner) deliverSoon() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// deliver tells what is due in the outbox, until ctx ends.
+func (r *Runner) deliver(ctx context.Context) {
+	tick := time.NewTicker(deliverEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-r.wake:
+		}
+		entries, err := r.Store.Scheduled(ctx, outbox, r.Env.Now())
+		if err != nil {
+			continue // the sweep says so
+		}
+		byKind := map[string][]string{}
+		for _, entry := range entries {
+			_, what, _ := splitEntry(entry)
+			byKind[what] = append(byKind[what], entry)
+		}
+		var all sync.WaitGroup
+		for _, due := range byKind {
+			all.Go(func() { r.deliverAll(ctx, due) })
+		}
+		all.Wait()
+	}
+}
+
+// deliverAll tells entries of one kind. When one cannot be told the others wait for the next look:
+// whoever they are for is likely to be away.
+func (r *Runner) deliverAll(ctx context.Context, due []string) {
+	for _, entry := range due {
+		if err := r.deliverOne(ctx, entry); err != nil {
+			if ctx.Err() == nil {
+				r.Log.Info("something could not be told yet", "entry", entry, "err", err)
+			}
+			return
+		}
+	}
+}
+
+// deliverOne tells one entry of the outbox, unless somebody else is about to.
+func (r *Runner) deliverOne(ctx context.Context, entry string) error {
+	id, what, n := splitEntry(entry)
+	lease, err := r.Store.Lock(ctx, tellLock(id, what), store.Claim{Owner: id, Reason: "tell"})
+	if errors.As(err, new(*store.HeldError)) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	defer lease.Release()
+	ctx = lease.Context()
+	if there, err := r.Store.IsScheduled(ctx, outbox, entry); err != nil || !there {
+		return err
+	}
+	rec, err := r.read(ctx, id)
+	if errors.Is(err, errUndecodable) {
+		return r.Store.Reschedule(ctx, outbox, entry, r.Env.Now().Add(time.Minute)) // for another version
+	}
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	within, cancel := context.WithTimeout(ctx, tellWithin)
+	defer cancel()
+	switch {
+	case errors.Is(err, store.ErrNotFound): // Redis has lost it
+	case what == "message" && rec.Status != nil && rec.Told == n:
+		return r.showStored(ctx, rec, entry)
+	case what == "audit" && rec.Audit != nil:
+		err = r.Reporter.Record(within, *rec.Audit)
+	case what == "forge" && rec.Forge != nil && r.Statuses != nil:
+		if err = r.Statuses.Report(within, *rec.Forge); err != nil && r.Env.Now().Sub(rec.Audit.At) > forgeFor {
+			r.Log.Warn("the forge does not take the commit's status", "op", id, "repo", rec.Forge.Repo, "err", err)
+			err = nil
+		}
+	}
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		done, cancel := detached(ctx)
+		defer cancel()
+		return errors.Join(err, r.Store.Reschedule(done, outbox, entry, r.Env.Now().Add(tellAgain)))
+	}
+	return r.Store.Unschedule(ctx, outbox, entry)
+}
+
+// showStored shows what a record says is to be told.
+func (r *Runner) showStored(ctx context.Context, rec record, entry string) error {
+	s := *rec.Status
+	if s.Err != nil {
+		e := *s.Err
+		if err := r.Store.Get(ctx, logKey(rec.ID), &e.Whole); err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		s.Err = &e
+	}
+	m, err := r.open(ctx, rec.Request, true)
+	if err != nil {
+		return err
+	}
+	m.Show(s)
+	return r.closeMessage(ctx, m, rec.ID, entry)
+}
+
+// remembered is what this process has people wait for: should Redis be emptied, nobody else knows of them.
+type remembered struct {
+	mu  sync.Mutex
+	all map[string]Status
+	of  map[string]Request
+}
+
+func (r *Runner) remember(run *Run) {
+	r.remembered.mu.Lock()
+	defer r.remembered.mu.Unlock()
+	if r.remembered.all == nil {
+		r.remembered.all, r.remembered.of = map[string]Status{}, map[string]Request{}
+	}
+	r.remembered.all[run.ID], r.remembered.of[run.ID] = run.snapshot(), run.Request
+}
+
+func (a *remembered) forget(id string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.all, id)
+	delete(a.of, id)
+}
+
+func (a *remembered) list() map[string]Status {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out := make(map[string]Status, len(a.all))
+	for id, s := range a.all {
+		out[id] = s
+	}
+	return out
+}
+
+// tellGone ends in people's sight what waited in a Redis that has lost it.
+func (r *Runner) tellGone(ctx context.Context) error {
+	for id, s := range r.remembered.list() {
+		rec, err := r.read(ctx, id)
+		switch {
+		case err == nil && rec.State != Pending && rec.State != Waiting:
+			r.remembered.forget(id)
+		case errors.Is(err, store.ErrNotFound):
+			r.remembered.mu.Lock()
+			req := r.remembered.of[id]
+			r.remembered.mu.Unlock()
+			r.remembered.forget(id)
+			w, err := r.take(ctx, req)
+			if w == nil || err != nil {
+				continue
+			}
+			run := &Run{Env: r.Env, Request: req, Log: r.Log.With("op", id), w: w, message: r.teller(req, true)}
+			s.Decision, s.Token = r.byTheClock(), ""
+			run.status = s
+			r.conclude(run, Errorf(Canceled, "Redis was emptied, and this request with it").Then("Nothing was changed. Run the command again."))
+			err = r.finish(ctx, run)
+			w.lease.Release()
+			if err != nil {
+				return err
+			}
+		case err != nil && !errors.Is(err, errUndecodable):
+			return err
+		}
+	}
+	return nil
+}
