@@ -65,9 +65,9 @@ func TestDecisionsThatDoNotCount(t *testing.T) {
 		"a rejection without":  {by: "eve", verdict: ops.Reject, says: "eve may not"},
 		"a stranger's cancel":  {by: "eve", verdict: ops.Cancel, says: "eve may not"},
 		"of an earlier plan":   {by: "bob", verdict: ops.Approve, token: func(string) string { return "op1.7" }, says: "The plan has changed since"},
-		"of nothing":           {by: "bob", verdict: ops.Approve, token: func(string) string { return "op9.1" }, says: "This is gone: Redis does not know it any more"},
-		"of nonsense":          {by: "bob", verdict: ops.Approve, token: func(string) string { return "nonsense" }, says: "This is gone"},
-		"after Redis was lost": {by: "bob", verdict: ops.Approve, before: func(h *house) { h.Store.Client().FlushAll(context.Background()) }, says: "This is gone"},
+		"of nothing":           {by: "bob", verdict: ops.Approve, token: func(string) string { return "op9.1" }, says: "This request has expired"},
+		"of nonsense":          {by: "bob", verdict: ops.Approve, token: func(string) string { return "nonsense" }, says: "This request has expired"},
+		"after Redis was lost": {by: "bob", verdict: ops.Approve, before: func(h *house) { h.Store.Client().FlushAll(context.Background()) }, says: "This request has expired"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

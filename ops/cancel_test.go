@@ -38,7 +38,7 @@ func TestCancel(t *testing.T) {
 	id := h.push(t, pushOf(1)).Jobs[0].ID
 	h.wait(t, building(id))
 
-	other := &ops.Runner{Changes: h.Changes, Env: h.Env}
+	other := &ops.Runner{Decisions: h.Decisions, Env: h.Env}
 	clicked := func(click, by string) {
 		if err := other.Decide(t.Context(), ops.Request{ID: click, Actor: person(by)}, ops.CancelToken(id), ops.Cancel, ""); err != nil {
 			t.Fatal(err)

@@ -45,7 +45,7 @@ func (r *Runner) persevere(ctx context.Context, run *Run) error {
 		begun := run.applying || run.resumed
 		switch {
 		case CodeOf(err) != Unavailable, run.DryRun, errors.Is(err, store.ErrLost), errors.Is(err, store.ErrFinal),
-			begun && r.Env.Now().After(deadline), !begun && try == awayPlans:
+			begun && r.Env.Now().After(deadline), !begun && (try == awayPlans || !run.onlyPlanned()):
 			return err
 		}
 		if begun {
@@ -57,6 +57,12 @@ func (r *Runner) persevere(ctx context.Context, run *Run) error {
 			return queue.ErrInterrupted
 		}
 	}
+}
+
+// onlyPlanned says whether no work was begun: what work needs is waited for by the work.
+func (r *Run) onlyPlanned() bool {
+	s := r.snapshot()
+	return s.State == Planning || s.State == Waiting
 }
 
 func (r *Runner) authoriseToApproval(ctx context.Context, run *Run) error {

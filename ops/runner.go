@@ -444,7 +444,7 @@ func (r *Runner) putBack(ctx context.Context, run *Run, change func(*record)) er
 // stillAway says whether a part that does not answer may be waited for: it is the engine or the
 // swarm's leader, nothing was changed, and the deadline has not passed since that began.
 func (r *Runner) stillAway(ctx context.Context, run *Run, err error) bool {
-	if CodeOf(err) != Unavailable || run.DryRun || run.applying || run.resumed {
+	if CodeOf(err) != Unavailable || run.DryRun || run.applying || run.resumed || !run.onlyPlanned() {
 		return false
 	}
 	since := run.w.record().Away

@@ -51,7 +51,7 @@ func kept(t *testing.T) *store.Embedded {
 func startOn(t *testing.T, redis *store.Embedded, swarm *fakeSwarm, change ...func(*ops.Runner)) *house {
 	t.Helper()
 	s := store.Open(redis.Options())
-	log := slog.New(slog.DiscardHandler)
+	log := testLog(t)
 	h := &house{recorder: newRecorder(), swarm: swarm, source: &fakeSource{}, servers: newFakeServers(swarm), images: &fakeImages{images: map[string]ops.Image{}, failing: map[string]error{}}}
 	h.Runner = &ops.Runner{
 		Env: ops.Env{Swarm: swarm, Source: h.source, SecretKey: testKey, Images: h.images, RegistryImage: "registry:2", PushRetry: time.Millisecond,
@@ -423,3 +423,6 @@ func pushOf(n int) ops.Push {
 		Name: "acme/pizza", Branch: "main", Default: "main", Before: strings.Repeat("0", 40), After: commit, Pusher: "ada",
 		PushedAt: time.Unix(int64(1000+n), 0), Commits: []ops.Commit{{ID: commit, Message: fmt.Sprintf("change %d\n\nbody", n)}}}
 }
+
+// testLog shows what Waggle logs with the output of a test that fails.
+func testLog(t *testing.T) *slog.Logger { return slog.New(slog.NewTextHandler(t.Output(), nil)) }
