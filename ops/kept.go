@@ -3,7 +3,9 @@ package ops
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -15,8 +17,15 @@ import (
 const kindPush = "push"
 
 const (
-	// keptFor is how long a push waits for the swarm to answer.
+	// keptFor is how long a push waits for the swarm or its repository to answer.
 	keptFor = 24 * time.Hour
+	// keptWithoutBranch is how long a push waits for a branch that its repository does
+	// not have: a forge's servers may not all know a new one at once.
+	keptWithoutBranch = 5 * time.Minute
+	// unfinishedLimit bounds the listing of the jobs that are not done.
+	unfinishedLimit = 3 * time.Second
+	// keptTries is how many names a kept push and its redeliveries share.
+	keptTries = 5
 	// maxFiles bounds the paths that are kept with a push, in bytes. When there are
 	// more it counts as one of which not all are known.
 	maxFiles = 64 << 10
@@ -40,23 +49,69 @@ func keptFiles(p Push) []string {
 	return p.Files
 }
 
-// keep stores a push for when the swarm answers. Its order among others does not
-// matter: that is judged when it is looked at.
-func (r *Runner) keep(ctx context.Context, push Push, why error) (Accepted, error) {
+// keep stores a push for when the swarm answers, or its repository does. Its order among
+// others does not matter: that is judged when it is looked at. A redelivery of one that
+// still waits is that one.
+func (r *Runner) keep(ctx context.Context, push Push, reason string, why error) (Accepted, error) {
 	op, err := json.Marshal(keptPush{push, keptFiles(push)})
 	if err != nil {
 		return Accepted{}, err
 	}
-	req := Request{ID: "push-" + rand.Text(), Kind: kindPush, Op: op, Actor: Actor{Name: push.Pusher, Via: push.Provider}, Title: push.title(), At: r.Env.Now()}
+	id := fmt.Sprintf("push-%x", sha256.Sum256(op))[:21]
+	for try := 1; ; try++ {
+		err = r.keepAs(ctx, id, push, op, why)
+		if !errors.Is(err, queue.ErrDuplicate) {
+			break
+		}
+		if waits, err := r.stillKept(ctx, id); err != nil {
+			return Accepted{}, err
+		} else if waits {
+			break
+		}
+		// It was looked at meanwhile, and something else may come of it today.
+		id = fmt.Sprintf("%s-%d", id[:21], try)
+		if try > keptTries {
+			id = "push-" + rand.Text()
+		}
+	}
+	if err != nil && !errors.Is(err, queue.ErrDuplicate) {
+		return Accepted{}, err
+	}
+	return Accepted{Waits: true, Reason: reason}, nil
+}
+
+func (r *Runner) keepAs(ctx context.Context, id string, push Push, op json.RawMessage, why error) error {
+	req := Request{ID: id, Kind: kindPush, Op: op, Actor: Actor{Name: push.Pusher, Via: push.Provider}, Title: push.title(), At: r.Env.Now()}
 	payload, err := json.Marshal(req)
 	if err != nil {
-		return Accepted{}, err
+		return err
 	}
 	if err := r.Deploys.Add(ctx, req.ID, payload); err != nil {
-		return Accepted{}, err
+		return err
 	}
-	r.Log.Warn("a push waits until the swarm answers", "op", req.ID, "repo", push.Name, "branch", push.Branch, "commit", push.After, "err", why)
-	return Accepted{Waits: true, Reason: "the swarm does not answer now: the push is stored, and looked at as soon as it does"}, nil
+	r.Log.Warn("a push is stored and looked at again later", "op", req.ID, "repo", push.Name, "branch", push.Branch, "commit", push.After, "err", why)
+	return nil
+}
+
+// stillKept says whether the kept push of that id waits. It may miss one.
+func (r *Runner) stillKept(ctx context.Context, id string) (bool, error) {
+	ids, err := r.unfinished.do(ctx, "", unfinishedLimit, func(ctx context.Context) (map[string]bool, error) {
+		payloads, err := r.Deploys.Unfinished(ctx)
+		if err != nil {
+			return nil, err
+		}
+		ids := map[string]bool{}
+		for _, p := range payloads {
+			var req struct {
+				ID string `json:"id"`
+			}
+			if err := json.Unmarshal(p, &req); err == nil {
+				ids[req.ID] = true
+			}
+		}
+		return ids, nil
+	})
+	return ids[id], err
 }
 
 // lookAtKept does what Deploy could not do, or puts the push back until the swarm
@@ -68,23 +123,37 @@ func (r *Runner) lookAtKept(ctx context.Context, req Request) error {
 	}
 	push := kept.Push
 	push.Files = kept.Files
+	age := r.Env.Now().Sub(req.At)
+	if age <= keptFor && r.keptLooks.paused(keptBranch(push)) != nil {
+		return queue.ErrBusy
+	}
 	now, err := r.readLinks(ctx)
 	switch {
-	case err != nil && r.Env.Now().Sub(req.At) > keptFor:
-		return r.giveUp(ctx, req, push, err)
+	case err != nil && age > keptFor:
+		return r.giveUp(ctx, req, push, fmt.Sprintf("the swarm did not answer for %d hours", int(keptFor.Hours())), err)
 	case err != nil:
 		return queue.ErrBusy
 	}
-	got, err := r.offer(ctx, now.of(push), push, false)
-	if err != nil {
+	got, err := r.offerKept(ctx, now.of(push), push)
+	if not := asUnseen(err); not != nil {
+		switch {
+		case errors.Is(err, errNotLooked):
+		case CodeOf(err) == NotFound && age > keptWithoutBranch:
+			return r.giveUp(ctx, req, push, "its branch "+push.Branch+" no longer exists", err)
+		case age > keptFor:
+			return r.giveUp(ctx, req, push, fmt.Sprintf("for %d hours Waggle couldn't see whether it is the newest push to %s: %s",
+				int(keptFor.Hours()), push.Branch, not.cause()), err)
+		}
+		return queue.ErrBusy
+	} else if err != nil {
 		return err
 	}
-	r.Log.Info("a push that waited for the swarm was looked at", "op", req.ID, "repo", push.Name, "commit", push.After, "jobs", len(got.Jobs), "reason", got.Reason)
+	r.Log.Info("a stored push was looked at", "op", req.ID, "repo", push.Name, "commit", push.After, "jobs", len(got.Jobs), "reason", got.Reason)
 	return nil
 }
 
 // giveUp tells that a push was kept in vain.
-func (r *Runner) giveUp(ctx context.Context, req Request, push Push, why error) error {
+func (r *Runner) giveUp(ctx context.Context, req Request, push Push, because string, why error) error {
 	w, err := r.take(ctx, req)
 	if w == nil || err != nil {
 		return err
@@ -92,8 +161,8 @@ func (r *Runner) giveUp(ctx context.Context, req Request, push Push, why error) 
 	defer w.lease.Release()
 	run := &Run{Env: r.Env, Request: req, Log: r.Log, w: w, message: r.teller(req, true)}
 	run.status = Status{ID: req.ID, Kind: req.Kind, Target: push.Name, Title: req.Title, Actor: req.Actor, State: Waiting, Began: req.At}
-	r.conclude(run, (&Error{Code: Unavailable, Sentence: fmt.Sprintf("The push of %s to %s was not deployed: the swarm did not answer for %d hours", short(push.After), push.Name, int(keptFor.Hours())), Err: why}).
-		Then("When it does, push again, or `/deploy <app>`."))
+	r.conclude(run, (&Error{Code: Unavailable, Sentence: fmt.Sprintf("The push of %s to %s was not deployed: %s", short(push.After), push.Name, because), Err: why}).
+		Then("Push again, or `/deploy <app>`."))
 	return r.finish(ctx, run)
 }
 
@@ -120,6 +189,19 @@ func (r *Runner) lookAgain(ctx context.Context, rec record, op Operation) error 
 			others = append(others, svc)
 		}
 	}
-	_, err = r.offer(ctx, others, push, false)
-	return err
+	_, err = r.offer(ctx, others, push, false, time.Time{})
+	not := asUnseen(err)
+	if not == nil {
+		return err
+	}
+	// This app's deploy does not wait for what is unclear of others. They have one kept push
+	// of this job, however often it comes here.
+	kept, err := json.Marshal(keptPush{push, d.Files})
+	if err != nil {
+		return err
+	}
+	if err := r.keepAs(ctx, "push-"+rec.ID, push, kept, not); err != nil && !errors.Is(err, queue.ErrDuplicate) {
+		return err
+	}
+	return nil
 }

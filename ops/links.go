@@ -41,7 +41,7 @@ func (l links) of(p Push) []Service {
 const (
 	// linksGood is how long what was read of the links may say yes to a push.
 	linksGood = 30 * time.Second
-	// lookTimeout bounds the reading: a forge waits.
+	// lookTimeout bounds one reading.
 	lookTimeout = 3 * time.Second
 )
 
@@ -51,16 +51,21 @@ type linkReader struct {
 	last  links
 	read  time.Time
 	round int // how often forget was called
+	calls sharedCalls[links]
 }
 
-// readLinks asks Docker.
+// readLinks asks Docker, once for all who ask at the same time.
 func (r *Runner) readLinks(ctx context.Context) (links, error) {
-	limit := lookTimeout
+	limit := 2 * lookTimeout // for the reading that runs and for the next
 	if end, ok := ctx.Deadline(); ok {
-		limit = min(limit, time.Until(end)/2) // the push has still to be stored
+		limit = min(limit, time.Until(end)/2) // a forge waits, and the push has still to be stored
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	return r.links.calls.do(ctx, "", lookTimeout, r.askLinks)
+}
+
+func (r *Runner) askLinks(ctx context.Context) (links, error) {
 	k, began := &r.links, r.Env.Now()
 	k.mu.Lock()
 	round := k.round

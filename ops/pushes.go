@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"waggle/ops/queue"
@@ -27,18 +28,15 @@ type Accepted struct {
 	Reason    string // why there are no jobs
 }
 
-const (
-	// resolveTimeout bounds the look at a branch.
-	resolveTimeout = 4 * time.Second
-	// retryWait is the longest wait before what somebody else was faster with is
-	// tried again.
-	retryWait = 20 * time.Millisecond
-)
+// retryWait is the longest wait before what somebody else was faster with is
+// tried again.
+const retryWait = 20 * time.Millisecond
 
 // Deploy stores a deploy for every app that follows the pushed branch, unless
 // the pusher wants none, nothing that the app is made of has changed, or it is
 // known that the push is not the branch's newest (see judge). When the swarm does
-// not say which apps these are, the push itself is stored.
+// not say which apps these are, or the repository does not say where its branch is
+// and only that can tell, the push itself is stored and looked at again.
 //
 // Which apps follow which repository is not read for each push. But what was read
 // a while ago can only say yes, and the job that it says yes with looks again: at
@@ -48,43 +46,95 @@ const (
 // already, which the result has, is a duplicate then.
 func (r *Runner) Deploy(ctx context.Context, push Push) (Accepted, error) {
 	if known, ok := r.links.known(r.Env.Now()); ok {
-		out, err := r.offer(ctx, known.of(push), push, true)
+		out, err := r.offer(ctx, known.of(push), push, true, time.Time{})
 		if err != nil || len(out.Jobs) > 0 {
 			return out, err
 		}
 	}
 	now, err := r.readLinks(ctx)
 	if err != nil {
-		return r.keep(ctx, push, err)
+		return r.keep(ctx, push, "the swarm does not answer now: the push is stored, and looked at as soon as it does", err)
 	}
-	return r.offer(ctx, now.of(push), push, false)
+	out, err := r.offer(ctx, now.of(push), push, false, lookUntil(ctx))
+	not := asUnseen(err)
+	if not == nil {
+		return out, err
+	}
+	why := fmt.Sprintf("can't see now whether this is the newest push to %s for %s: it is stored, and looked at again", push.Branch, strings.Join(not.apps, ", "))
+	kept, err := r.keep(ctx, push, why, not)
+	if err != nil {
+		return out, err
+	}
+	out.Waits, out.Duplicate, out.Reason = kept.Waits, false, kept.Reason
+	return out, nil
 }
 
 // offer has each of the services that are linked to a push's repository deployed,
 // unless there is a reason against it. earlier says that they were read a while ago:
 // then it does nothing but say yes.
-func (r *Runner) offer(ctx context.Context, linked []Service, push Push, earlier bool) (Accepted, error) {
-	var out Accepted
-	var others, reasons []string // why not: of apps on other branches, and of the others
-	duplicates := 0
+//
+// First come those for which it is plain what to do: they never wait for a look at the
+// branch. Of the others, which wait for it until the given time (see lookAtBranch), an
+// *unseenError tells when that came to nothing; the result has the rest then.
+func (r *Runner) offer(ctx context.Context, linked []Service, push Push, earlier bool, until time.Time) (Accepted, error) {
+	var others []string // why not, of apps on other branches
+	offers := make([]offered, 0, len(linked))
 	for _, svc := range linked {
 		if reason := svc.onOther(push); reason != "" {
 			others = append(others, reason)
 			continue
 		}
-		one, err := r.accept(ctx, svc, push, earlier)
-		if err != nil {
-			return out, err
+		offers = append(offers, offered{svc: svc})
+	}
+	var looking sync.WaitGroup
+	for i := range offers {
+		o := &offers[i]
+		o.Accepted, o.err = r.accept(ctx, o.svc, push, earlier, time.Time{})
+		if asUnseen(o.err) != nil && !until.IsZero() {
+			looking.Go(func() { o.Accepted, o.err = r.accept(ctx, o.svc, push, earlier, until) })
 		}
-		out.Jobs = append(out.Jobs, one.Jobs...)
-		if one.Reason != "" {
-			reasons = append(reasons, one.Reason)
+	}
+	looking.Wait()
+	return sumUp(offers, others, push)
+}
+
+// offered is what came of a push for one service.
+type offered struct {
+	svc Service
+	Accepted
+	err error
+}
+
+// sumUp is what came of a push for all services; others says why it is not for those on
+// other branches.
+func sumUp(offers []offered, others []string, push Push) (Accepted, error) {
+	var out Accepted
+	var reasons []string
+	var not *unseenError
+	var failed error
+	duplicates := 0
+	for _, o := range offers {
+		if e := asUnseen(o.err); e != nil {
+			if not == nil {
+				not = &unseenError{err: e.err}
+			}
+			not.apps = append(not.apps, e.apps...)
+		} else if o.err != nil && failed == nil {
+			failed = o.err
 		}
-		if one.Duplicate {
+		out.Jobs = append(out.Jobs, o.Jobs...)
+		if o.Reason != "" {
+			reasons = append(reasons, o.Reason)
+		}
+		if o.Duplicate {
 			duplicates++
 		}
 	}
 	switch {
+	case failed != nil:
+		return out, failed
+	case not != nil:
+		return out, not
 	case len(out.Jobs) > 0:
 	case len(reasons) > 0:
 		out.Duplicate, out.Reason = duplicates == len(reasons), strings.Join(slices.Compact(reasons), "; ")
@@ -100,7 +150,7 @@ func (r *Runner) offer(ctx context.Context, linked []Service, push Push, earlier
 var errLook = errors.New("the swarm has to be asked")
 
 // accept is offer for one service.
-func (r *Runner) accept(ctx context.Context, svc Service, push Push, earlier bool) (Accepted, error) {
+func (r *Runner) accept(ctx context.Context, svc Service, push Push, earlier bool, until time.Time) (Accepted, error) {
 	unwanted := push.Skip
 	if unwanted == "" {
 		var err error
@@ -108,7 +158,7 @@ func (r *Runner) accept(ctx context.Context, svc Service, push Push, earlier boo
 			r.Log.Warn("every push is deployed", "app", svc.Name, "err", err)
 		}
 	}
-	was, now, err := r.place(ctx, svc, push, unwanted, earlier)
+	was, now, err := r.place(ctx, svc, push, unwanted, earlier, until)
 	known := func() (Accepted, error) {
 		return Accepted{Duplicate: true, Reason: fmt.Sprintf("this push was accepted before, as job %s", now.Job)}, nil
 	}
@@ -152,7 +202,7 @@ func pushRequest(svc Service, push Push, now pushed) Request {
 //
 // That a push is newer it may say by what it wrote itself the last time: the step
 // is done only if that is still there.
-func (r *Runner) place(ctx context.Context, svc Service, push Push, unwanted string, earlier bool) (verdict, pushed, error) {
+func (r *Runner) place(ctx context.Context, svc Service, push Push, unwanted string, earlier bool, until time.Time) (verdict, pushed, error) {
 	var looked verdict // what the look at the branch came to
 	d := &Deploy{App: svc.Name, Push: push}
 	if earlier {
@@ -184,8 +234,12 @@ func (r *Runner) place(ctx context.Context, svc Service, push Push, unwanted str
 			return "", pushed{}, errLook
 		}
 		if was == unclear {
-			if looked == "" {
-				looked = r.lookAtBranch(ctx, svc, push)
+			// That it is older stays true. That it is newer holds only over the pushes that
+			// were known before the look: one that came since may be newer still.
+			if looked != isOlder {
+				if looked, err = r.lookAtBranch(ctx, svc, push, until); err != nil {
+					return "", pushed{}, err
+				}
 			}
 			was = looked
 		}
@@ -233,26 +287,6 @@ func (r *Runner) place(ctx context.Context, svc Service, push Push, unwanted str
 			return "", pushed{}, fmt.Errorf("note a push to %s: others were always faster: %w", svc.Name, err)
 		}
 	}
-}
-
-// lookAtBranch decides about a push by where its branch is now. When that cannot
-// be seen it is deployed: then a build will say why.
-func (r *Runner) lookAtBranch(ctx context.Context, svc Service, push Push) verdict {
-	limit := resolveTimeout
-	if end, ok := ctx.Deadline(); ok {
-		limit = min(limit, time.Until(end)/3) // the forge waits, and all has still to be stored
-	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	head, err := r.Env.Source.Resolve(ctx, svc.Labels[LabelRepo], push.Branch)
-	if err != nil {
-		r.Log.Warn("a push is taken for the newest, since its branch cannot be looked at", "app", svc.Name, "branch", push.Branch, "commit", push.After, "err", err)
-		return isNewer
-	}
-	if head != push.After {
-		return isOlder
-	}
-	return isNewer
 }
 
 // title says what was pushed: abc1234 “add olives”.

@@ -84,6 +84,9 @@ type Runner struct {
 	tells      sync.WaitGroup  // goroutines that talk to Slack
 	life       context.Context // ends when those have to give up
 	ending     context.CancelFunc
+	looks      sharedCalls[string]          // where branches are
+	unfinished sharedCalls[map[string]bool] // the ids of deploys that are not done
+	keptLooks  keptLooks
 }
 
 // stopTelling is how long a stopping process goes on showing last states; the outbox has them.
