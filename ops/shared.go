@@ -23,7 +23,8 @@ type sharedCalls[T any] struct {
 
 // do returns the answer of a call that begins after do was called, or ctx's error. The
 // call has a deadline of its own: no asker's context ends it for the others.
-func (s *sharedCalls[T]) do(ctx context.Context, key string, limit time.Duration, call func(context.Context) (T, error)) (T, error) {
+func (s *sharedCalls[T]) do(ctx context.Context, key string, limit time.Duration,
+	call func(context.Context) (T, error)) (T, error) {
 	answer := s.flights.DoChan(key, func() (any, error) {
 		defer s.take(key)()
 		s.flights.Forget(key) // whoever asks from here on asks for the next call

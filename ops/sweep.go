@@ -36,7 +36,7 @@ func (r *Runner) sweep(ctx context.Context) {
 		if alive == nil || !alive.Valid() {
 			alive, _ = r.Store.Lock(ctx, workerLock(r.name), store.Claim{ID: r.name, Owner: "waggle", Reason: "alive"})
 		}
-		if err := r.sweepOnce(ctx); err != nil && ctx.Err() == nil {
+		if err := r.sweepOnce(ctx); err != nil && ctx.Err() == nil && !r.Store.Away() {
 			r.Log.Warn("could not look for interrupted operations", "err", err)
 		}
 		select {

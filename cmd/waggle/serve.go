@@ -122,6 +122,7 @@ func newService(c config.Settings, log *slog.Logger) (_ *service, err error) {
 		log.Warn("redis.url is not set: using an embedded Redis in memory. What waits or runs is LOST when Waggle stops. Set redis.url for real use.")
 	}
 	s.store = store.Open(redisOptions)
+	s.store.LogOutages(log)
 	s.servers = node.New(node.Options{KeyFile: c.SSH.KeyFile, Passphrase: c.SSH.Passphrase, Log: log, Now: time.Now})
 	docker := swarm.Options{Host: c.Docker.Host, Log: log, Now: time.Now}
 	if strings.HasPrefix(c.Docker.Host, "ssh://") {
@@ -158,9 +159,9 @@ func newService(c config.Settings, log *slog.Logger) (_ *service, err error) {
 		},
 		Kinds: bot.Kinds(), Store: s.store, Authoriser: s.bot, Reporter: s.bot, Statuses: commitstatus.New(gitTokens(c.Git)), Log: log, Metrics: ops.NewMetrics(metrics),
 		ApprovalTTL: c.Approvals.TTL, ApproveOwn: c.Approvals.Self,
-		Decisions: queue.New(s.store.Client(), queue.Options{Name: "decisions", Concurrency: decisionsAtOnce, Poll: 25 * time.Millisecond, Log: log}),
-		Changes:   queue.New(s.store.Client(), queue.Options{Name: "changes", Concurrency: quickOperations, Poll: 25 * time.Millisecond, Log: log}),
-		Deploys:   queue.New(s.store.Client(), queue.Options{Name: "deploys", Concurrency: deploysAtOnce, Poll: 25 * time.Millisecond, Log: log}),
+		Decisions: queue.New(s.store.Client(), queue.Options{Name: "decisions", Concurrency: decisionsAtOnce, Poll: 25 * time.Millisecond, Log: log, Away: s.store.Away}),
+		Changes:   queue.New(s.store.Client(), queue.Options{Name: "changes", Concurrency: quickOperations, Poll: 25 * time.Millisecond, Log: log, Away: s.store.Away}),
+		Deploys:   queue.New(s.store.Client(), queue.Options{Name: "deploys", Concurrency: deploysAtOnce, Poll: 25 * time.Millisecond, Log: log, Away: s.store.Away}),
 	}
 	s.bot.WorkFor(s.runner)
 

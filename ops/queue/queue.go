@@ -57,6 +57,9 @@ type Options struct {
 	// Poll is how soon an idle worker sees a new job. Each look is one call of Redis.
 	Poll time.Duration
 	Log  *slog.Logger
+	// Away says that Redis is known not to answer, which is logged elsewhere: what asynq
+	// logs then is for debugging. nil is never.
+	Away func() bool
 }
 
 // New returns the queue on rdb; no job is taken before Start.
@@ -78,7 +81,7 @@ func New(rdb redis.UniversalClient, o Options) *Queue {
 			ShutdownTimeout:          8 * time.Second,
 			RetryDelayFunc:           retryDelay,
 			IsFailure:                func(err error) bool { return !putBack(err) },
-			Logger:                   logger{o.Log.With("queue", o.Name)},
+			Logger:                   logger{o.Log.With("queue", o.Name), o.Away},
 		}),
 	}
 }
@@ -265,11 +268,22 @@ func (q *Queue) Stop() {
 	q.server.Shutdown()
 }
 
-// logger passes asynq's log on. Its info lines are of no use to an operator.
-type logger struct{ log *slog.Logger }
+// logger passes asynq's log on. Its info lines are of no use to an operator, nor is what
+// it logs several times a second while Redis is away.
+type logger struct {
+	log  *slog.Logger
+	away func() bool
+}
 
 func (l logger) Debug(args ...any) { l.log.Debug(fmt.Sprint(args...)) }
 func (l logger) Info(args ...any)  { l.log.Debug(fmt.Sprint(args...)) }
-func (l logger) Warn(args ...any)  { l.log.Warn(fmt.Sprint(args...)) }
-func (l logger) Error(args ...any) { l.log.Error(fmt.Sprint(args...)) }
+func (l logger) Warn(args ...any)  { l.pass(slog.LevelWarn, args) }
+func (l logger) Error(args ...any) { l.pass(slog.LevelError, args) }
 func (l logger) Fatal(args ...any) { l.log.Error(fmt.Sprint(args...)) }
+
+func (l logger) pass(level slog.Level, args []any) {
+	if l.away != nil && l.away() {
+		level = slog.LevelDebug
+	}
+	l.log.Log(context.Background(), level, fmt.Sprint(args...))
+}

@@ -25,7 +25,8 @@ type Store struct {
 	now func() time.Time
 	ttl time.Duration // of locks
 
-	steps sync.Map // shape to *redis.Script
+	outage *outage
+	steps  sync.Map // shape to *redis.Script
 }
 
 // Open returns a store on the given Redis without connecting yet.
@@ -39,8 +40,10 @@ func Open(opts *redis.UniversalOptions) *Store {
 	// A queue's worker and a dozen operations share the pool; idle ones are closed.
 	o.PoolSize, o.MinIdleConns = 20, 1
 	rdb := redis.NewUniversalClient(&o)
+	s := &Store{rdb: rdb, now: time.Now, ttl: leaseTTL, outage: &outage{now: time.Now}}
 	rdb.AddHook(namespace{})
-	return &Store{rdb: rdb, now: time.Now, ttl: leaseTTL}
+	rdb.AddHook(s.outage)
+	return s
 }
 
 // Client returns the Redis connection for a queue that lives on the same Redis;
