@@ -30,10 +30,11 @@ const (
 	formType = "application/x-www-form-urlencoded"
 
 	defaultMaxBody = 25 << 20 // GitHub's own cap on a payload
-	// Forges wait about 10 s for the answer (GitHub exactly that). Reading and
-	// storing have a deadline each, and storing gets what keeps within it.
+	// Forges wait about 10 s for the answer (GitHub exactly that), some proxies before
+	// them less. Once the body is read the answer comes within 3 s, whatever is away: what
+	// can't be known by then is stored and looked at again.
 	readTimeout   = 10 * time.Second
-	deployTimeout = 7 * time.Second
+	deployTimeout = 2500 * time.Millisecond
 	retryAfter    = 10 * time.Second
 )
 
