@@ -45,6 +45,8 @@ const (
 	// pushRetry is the first wait before a push that a registry did not take is
 	// tried again: five tries take half a minute.
 	pushRetry = 2 * time.Second
+	// lostTimeout bounds the telling of what is lost with an embedded Redis.
+	lostTimeout = 5 * time.Second
 )
 
 func serve(ctx context.Context, args []string, _, stderr io.Writer) error {
@@ -119,7 +121,7 @@ func newService(c config.Settings, log *slog.Logger) (_ *service, err error) {
 			return nil, err
 		}
 		redisOptions = s.embedded.Options()
-		log.Warn("redis.url is not set: using an embedded Redis in memory. What waits or runs is LOST when Waggle stops. Set redis.url for real use.")
+		log.Warn("redis.url is not set: using an embedded Redis in memory, which is new and empty. Requests from before this start are LOST, and those of now will be when Waggle stops. Set redis.url for real use.")
 	}
 	s.store = store.Open(redisOptions)
 	s.store.LogOutages(log)
@@ -264,6 +266,11 @@ func (s *service) run(ctx context.Context) error {
 	err := doors.Wait()
 	s.bot.Close()
 	s.runner.Stop()
+	if s.embedded != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), lostTimeout)
+		defer cancel()
+		s.runner.TellLost(ctx)
+	}
 	return err
 }
 
