@@ -137,6 +137,8 @@ func (r *Runner) lookAtKept(ctx context.Context, req Request) error {
 	got, err := r.offerKept(ctx, now.of(push), push)
 	if not := asUnseen(err); not != nil {
 		switch {
+		case ctx.Err() != nil:
+			return queue.ErrInterrupted
 		case errors.Is(err, errNotLooked):
 		case CodeOf(err) == NotFound && age > keptWithoutBranch:
 			return r.giveUp(ctx, req, push, "its branch "+push.Branch+" no longer exists", err)

@@ -343,6 +343,37 @@ func TestPushAtOnce(t *testing.T) {
 	}
 }
 
+// branchOf is a Source of one branch.
+type branchOf struct {
+	Source
+	head func() string
+}
+
+func (b branchOf) Resolve(context.Context, string, string) (string, error) { return b.head(), nil }
+
+// TestNewerWhileLooking: that a push is where its branch is does not count any more when a
+// newer one was taken during the look.
+func TestNewerWhileLooking(t *testing.T) {
+	r, _ := taking(t, app(), "")
+	if got := take(t, r, made(t, "A>B@5")); len(got.Jobs) != 1 {
+		t.Fatalf("got %+v", got)
+	}
+	looks := 0
+	r.Env.Source = branchOf{head: func() string {
+		if looks++; looks > 1 {
+			return made(t, "Y>Z").After
+		}
+		if got := take(t, r, made(t, "Y>Z@9")); len(got.Jobs) != 1 { // the forge tells its time
+			t.Errorf("the newer one: %+v", got)
+		}
+		return made(t, "C>D").After
+	}}
+	// Known before is A>B@5. Neither leads to the other.
+	if got := take(t, r, made(t, "C>D")); len(got.Jobs) > 0 || got.Waits || looks != 2 {
+		t.Errorf("after %d looks: %+v", looks, got)
+	}
+}
+
 // TestPushesInAnyOrder makes pushes to a branch, ones that want no deploy among
 // them, and delivers them in any order, some twice: the newest has the last word,
 // and none is deployed twice. It forces the branch back, too, where the forge
