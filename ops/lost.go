@@ -26,10 +26,9 @@ func (r *Runner) TellLost(ctx context.Context) {
 	if err != nil {
 		r.Log.Error("can't list what is lost with the embedded Redis", "err", err)
 	}
-	if len(lost) == 0 {
-		return
+	if len(lost) > 0 {
+		r.Log.Warn("requests are lost with the embedded Redis; set redis.url to keep them", "ops", slices.Sorted(maps.Keys(lost)))
 	}
-	r.Log.Warn("requests are lost with the embedded Redis; set redis.url to keep them", "ops", slices.Sorted(maps.Keys(lost)))
 	var telling errgroup.Group
 	telling.SetLimit(tellAtOnce)
 	for _, id := range slices.Sorted(maps.Keys(lost)) {
@@ -41,6 +40,19 @@ func (r *Runner) TellLost(ctx context.Context) {
 		})
 	}
 	_ = telling.Wait() // each has logged its error
+	entries, err := r.Store.Scheduled(ctx, outbox, time.Time{})
+	if err != nil {
+		r.Log.Error("can't list what is to be told", "err", err)
+	}
+	for _, entry := range entries {
+		telling.Go(func() error {
+			if err := r.deliverOne(ctx, entry); err != nil {
+				r.Log.Warn("something could not be told", "entry", entry, "err", err)
+			}
+			return nil
+		})
+	}
+	_ = telling.Wait()
 }
 
 // undone returns by id what is queued, waits or has begun, as far as it can be read.
@@ -48,7 +60,10 @@ func (r *Runner) undone(ctx context.Context) (map[string]record, error) {
 	found := map[string]record{}
 	var all []error
 	add := func(id string, known record) {
-		err := r.Store.Get(ctx, recordKey(id), &known)
+		rec, err := r.read(ctx, id)
+		if err == nil {
+			known = rec
+		}
 		switch {
 		case err != nil && !errors.Is(err, store.ErrNotFound):
 			all = append(all, err)
@@ -106,14 +121,17 @@ func (r *Runner) tellLost(ctx context.Context, rec record) error {
 		why.Sentence = "Waggle restarts with its embedded Redis and no longer follows this change: the swarm may still carry it out"
 	}
 	why = why.Then("%s Set redis.url to keep requests across restarts.", again)
-	run := &Run{Env: r.Env, Request: rec.Request, Log: r.Log, message: r.Reporter.Open(rec.Request, rec.Message, func(string) {})}
+	w, err := r.take(ctx, rec.Request)
+	if w == nil || err != nil {
+		return err
+	}
+	defer w.lease.Release()
+	run := &Run{Env: r.Env, Request: rec.Request, Log: r.Log, w: w, message: r.teller(rec.Request, true)}
 	run.status = Status{ID: rec.ID, Kind: rec.Kind, Target: target, Title: rec.Title, Actor: rec.Actor, State: rec.State, Began: rec.At}
-	run.update(func(s *Status) {
+	run.decide(func(s *Status) {
 		if s.State, s.Err = state, why; rec.Plan != nil {
 			s.Plan = *rec.Plan
 		}
 	})
-	entry := r.audit(ctx, run)
-	err := run.message.Close(ctx)
-	return errors.Join(err, r.Reporter.Record(ctx, entry))
+	return r.finish(ctx, run)
 }
