@@ -28,7 +28,7 @@ type Call struct {
 	Args     map[string]string // objects as JSON
 	Status   int               // HTTP; 0 while under way, or when the connection was dropped
 	Error    string            // Slack's error code; empty when ok
-	Injected bool              // answered by FailNext
+	Injected bool              // answered by FailNext or Outage
 }
 
 // Calls returns the calls of method so far, oldest first; all of them when
@@ -68,6 +68,47 @@ func (w *Workspace) FailNext(method string, n int, f Failure) {
 	for range n {
 		w.failures[method] = append(w.failures[method], f)
 	}
+}
+
+// outage is a failure of all calls of a method for some time.
+type outage struct {
+	method  string // "" is every method
+	until   time.Time
+	failure Failure
+}
+
+// Outage makes every call of method fail like f for a time by the workspace's clock,
+// or with a d of 0 until end is called, which ends it early too. Method is one of
+// FailNext's, or "" for all of them, uploads and response URLs included. What FailNext
+// ordered comes first, and of two outages the newer.
+func (w *Workspace) Outage(method string, d time.Duration, f Failure) (end func()) {
+	o := &outage{method: method, failure: f}
+	if d > 0 {
+		o.until = w.clock().Add(d)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.outages = append(w.outages, o)
+	return func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.outages = slices.DeleteFunc(w.outages, func(other *outage) bool { return other == o })
+	}
+}
+
+// failure returns how a call of method is to fail, nil when it is not. w.mu is held.
+func (w *Workspace) failure(method string, now time.Time) *Failure {
+	if q := w.failures[method]; len(q) > 0 {
+		w.failures[method] = q[1:]
+		return &q[0]
+	}
+	w.outages = slices.DeleteFunc(w.outages, func(o *outage) bool { return !o.until.IsZero() && !now.Before(o.until) })
+	for _, o := range slices.Backward(w.outages) {
+		if o.method == "" || o.method == method {
+			return &o.failure
+		}
+	}
+	return nil
 }
 
 // apiError is a refusal of the Web API.
@@ -117,6 +158,7 @@ var methods = map[string]method{
 	"chat.postEphemeral":           {call: (*Workspace).chatPostEphemeral, scopes: []string{"chat:write"}, tier: 4, json: true},
 	"chat.postMessage":             {call: (*Workspace).chatPostMessage, scopes: []string{"chat:write"}, json: true},
 	"chat.update":                  {call: (*Workspace).chatUpdate, scopes: []string{"chat:write"}, tier: 3, json: true},
+	"conversations.history":        {call: (*Workspace).conversationsHistory, scopes: historyScopes, tier: 3, json: true},
 	"conversations.info":           {call: (*Workspace).conversationsInfo, scopes: readScopes, tier: 3},
 	"conversations.open":           {call: (*Workspace).conversationsOpen, scopes: []string{"im:write", "mpim:write"}, tier: 3, json: true},
 	"files.completeUploadExternal": {call: (*Workspace).filesCompleteUpload, scopes: []string{"files:write"}, tier: 4, json: true},
@@ -131,7 +173,10 @@ var methods = map[string]method{
 	"views.update":                 {call: (*Workspace).viewsUpdate, tier: 4, json: true},
 }
 
-var readScopes = []string{"channels:read", "groups:read", "im:read", "mpim:read"}
+var (
+	readScopes    = []string{"channels:read", "groups:read", "im:read", "mpim:read"}
+	historyScopes = []string{"channels:history", "groups:history", "im:history", "mpim:history"}
+)
 
 // routes builds the handler of everything Slack serves.
 func (w *Workspace) routes() http.Handler {
@@ -176,7 +221,7 @@ func textAnswer(status int, text string) answer {
 	return answer{status: status, header: http.Header{"Content-Type": {"text/html"}}, body: []byte(text)}
 }
 
-// serveCall records a call, applies what FailNext ordered for it, and otherwise
+// serveCall records a call, applies what FailNext or Outage ordered for it, and otherwise
 // has serve answer it.
 func (w *Workspace) serveCall(rw http.ResponseWriter, r *http.Request, name string, serve func(*http.Request, []byte, *Call) answer) {
 	body, err := io.ReadAll(http.MaxBytesReader(rw, r.Body, maxBody))
@@ -191,10 +236,7 @@ func (w *Workspace) serveCall(rw http.ResponseWriter, r *http.Request, name stri
 	}
 	w.mu.Lock()
 	w.calls = append(w.calls, call)
-	var failure *Failure
-	if q := w.failures[name]; len(q) > 0 {
-		failure, w.failures[name] = &q[0], q[1:]
-	}
+	failure := w.failure(name, call.At)
 	w.notify()
 	w.mu.Unlock()
 
@@ -663,6 +705,18 @@ func (w *Workspace) channelJSON(c *Channel) object {
 	}
 }
 
+// scopeFor is the scope that allows something, "read" or "history", in a kind of
+// conversation.
+func scopeFor(c *Channel, what string) string {
+	switch {
+	case c.IM:
+		return "im:" + what
+	case c.Private:
+		return "groups:" + what
+	}
+	return "channels:" + what
+}
+
 // https://docs.slack.dev/reference/methods/conversations.info
 func (w *Workspace) conversationsInfo(r *request) (object, *apiError) {
 	if r.str("channel") == "" {
@@ -674,14 +728,7 @@ func (w *Workspace) conversationsInfo(r *request) (object, *apiError) {
 	if c == nil || (c.Private || c.IM) && !c.HasApp {
 		return nil, refuse("channel_not_found")
 	}
-	needed := "channels:read"
-	switch {
-	case c.IM:
-		needed = "im:read"
-	case c.Private:
-		needed = "groups:read"
-	}
-	if !r.has(needed) {
+	if needed := scopeFor(c, "read"); !r.has(needed) {
 		return nil, &apiError{code: "missing_scope", needed: needed}
 	}
 	o := w.channelJSON(c)

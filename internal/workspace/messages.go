@@ -32,6 +32,7 @@ type Message struct {
 	Blocks      json.RawMessage // an array; nil without blocks
 	Attachments json.RawMessage // an array; nil without
 	Files       []File
+	Metadata    json.RawMessage // {"event_type":…,"event_payload":{…}}; nil without
 
 	Ephemeral bool   // seen by ForUser alone, and gone after a reload
 	ForUser   string // set when Ephemeral
@@ -189,8 +190,40 @@ func (w *Workspace) chatPostMessage(r *request) (object, *apiError) {
 	m.ThreadTS = w.threadOf(c, r.str("thread_ts"))
 	m.Broadcast = m.ThreadTS != "" && r.boolean("reply_broadcast")
 	m.UnfurlLinks, m.UnfurlMedia = r.optional("unfurl_links"), r.optional("unfurl_media")
+	if m.Metadata, refusal = metadata(r); refusal != nil {
+		return nil, refusal
+	}
 	w.post(m)
 	return object{"channel": c.ID, "ts": m.TS, "message": w.messageJSON(m)}, nil
+}
+
+// metadata reads the argument of that name, which apps alone see. It is nil when it was
+// not sent, or sent as {}.
+// https://docs.slack.dev/messaging/message-metadata
+func metadata(r *request) (json.RawMessage, *apiError) {
+	raw := r.raw("metadata")
+	if raw == nil {
+		return nil, nil
+	}
+	var all map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &all); err != nil {
+		return nil, refuse("invalid_metadata_format")
+	}
+	if len(all) == 0 {
+		return nil, nil
+	}
+	var m struct {
+		EventType    string         `json:"event_type"`
+		EventPayload map[string]any `json:"event_payload"`
+	}
+	if err := json.Unmarshal(raw, &m); err != nil || m.EventType == "" || m.EventPayload == nil {
+		return nil, refuse("invalid_metadata_schema")
+	}
+	kept, err := encode(m)
+	if err != nil {
+		return nil, refuse("invalid_metadata_format")
+	}
+	return kept, nil
 }
 
 // optional returns a boolean argument, or nil when it was not sent.
@@ -259,7 +292,7 @@ func (w *Workspace) editable(r *request, refusal string) (*Message, *apiError) {
 
 // chatUpdate edits a message of the app. Blocks that are not sent stay if no
 // text was sent either; a text alone replaces them. Attachments that are not
-// sent stay. Blocks alone leave no text (not documented).
+// sent stay, and so does metadata. Blocks alone leave no text (not documented).
 // https://docs.slack.dev/reference/methods/chat.update
 func (w *Workspace) chatUpdate(r *request) (object, *apiError) {
 	w.mu.Lock()
@@ -277,6 +310,13 @@ func (w *Workspace) chatUpdate(r *request) (object, *apiError) {
 	}
 	if body.empty() {
 		return nil, refuse("no_text")
+	}
+	meta, refusal := metadata(r)
+	if refusal != nil {
+		return nil, refusal
+	}
+	if r.given("metadata") {
+		m.Metadata = meta
 	}
 	w.edit(m, body)
 	return object{"channel": m.Channel, "ts": m.TS, "text": m.Text, "message": w.messageJSON(m)}, nil

@@ -84,6 +84,7 @@ func DefaultScopes() []string {
 	return []string{
 		"commands", "chat:write", "users:read", "usergroups:read", "team:read",
 		"channels:read", "groups:read", "im:read", "mpim:read", "im:write", "files:write",
+		"channels:history", "groups:history", "im:history",
 	}
 }
 
@@ -176,6 +177,7 @@ type Workspace struct {
 	subscribers  map[*subscriber]struct{}
 	calls        []*Call
 	failures     map[string][]Failure
+	outages      []*outage // the newest last
 	triggers     map[string]*trigger
 	responseURLs map[string]*responseURL
 	views        map[string]*View
