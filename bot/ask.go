@@ -39,12 +39,7 @@ func (b *Bot) reading(asked ops.Request, do func(ctx context.Context) rendered) 
 		if len(got.blocks) == 0 {
 			got.blocks = []slack.Block{section(got.text)}
 		}
-		m := &message{bot: b, channel: asked.Channel}
-		if err := json.Unmarshal([]byte(asked.Reply), &m.reply); err != nil {
-			b.opts.Log.Warn("an answer has no way back", "question", asked.Title, "err", err)
-			return
-		}
-		if err := m.whisper(ctx, got); err != nil {
+		if err := b.answerAsker(ctx, asked, got, false); err != nil {
 			b.opts.Log.Warn("an answer did not reach its asker", "question", asked.Title, "user", asked.Actor.ID, "err", err)
 		}
 	})
@@ -172,10 +167,6 @@ func (b *Bot) follow(asked ops.Request, value string) error {
 	if err != nil {
 		return err
 	}
-	m := &message{bot: b, channel: asked.Channel, used: 1} // so that each replaces the one before
-	if err := json.Unmarshal([]byte(asked.Reply), &m.reply); err != nil {
-		return err
-	}
 	b.reads.Go(func() {
 		tick := time.NewTicker(b.followEvery)
 		defer tick.Stop()
@@ -189,8 +180,7 @@ func (b *Bot) follow(asked ops.Request, value string) error {
 			} else if i < followTimes-1 {
 				shown.blocks = append(shown.blocks, section("_It is followed for a minute._"))
 			}
-			m.used = 1
-			sent := m.whisper(ctx, shown)
+			sent := b.answerAsker(ctx, asked, shown, true) // in place of the one before
 			cancel()
 			if err != nil || sent != nil {
 				b.opts.Log.Info("following has ended early", "question", row.line(), "user", asked.Actor.ID, "err", sent)

@@ -4,7 +4,6 @@ package bot
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -72,6 +71,8 @@ type Bot struct {
 	paces map[string]*rate.Limiter
 	users map[string]cachedUser
 	group map[string]cachedGroup
+
+	channelIDs map[string]string // of the channels that the settings have by name, once known
 }
 
 // New returns a bot that has not spoken to Slack yet.
@@ -83,6 +84,7 @@ func New(o Options) *Bot {
 		every: editEvery, quiet: quiet, again: time.Second, soon: ackWithin, followEvery: 12 * time.Second,
 		life: life, end: end,
 		paces: map[string]*rate.Limiter{}, users: map[string]cachedUser{}, group: map[string]cachedGroup{},
+		channelIDs: map[string]string{},
 	}
 }
 
@@ -152,23 +154,4 @@ func (b *Bot) pace(channel string) *rate.Limiter {
 		b.paces[channel] = rate.NewLimiter(rate.Every(b.every), editBurst)
 	}
 	return b.paces[channel]
-}
-
-// classify says what to do after a call to Slack failed: whether it may work
-// later, and how long Slack wants to be left alone, if it says.
-func classify(err error) (again bool, wait time.Duration) {
-	if limited, ok := errors.AsType[*slack.RateLimitedError](err); ok {
-		return true, limited.RetryAfter
-	}
-	if status, ok := errors.AsType[slack.StatusCodeError](err); ok {
-		return status.Code >= 500, 0
-	}
-	if refused, ok := errors.AsType[slack.SlackErrorResponse](err); ok {
-		switch refused.Err {
-		case "ratelimited", "internal_error", "fatal_error", "service_unavailable", "request_timeout", "team_added_to_org":
-			return true, 0
-		}
-		return false, 0
-	}
-	return true, 0 // the network
 }

@@ -14,8 +14,9 @@ import (
 )
 
 // Checkup asks Slack whose the tokens are and whether they may do all that Waggle
-// does. It returns who we are there; errors are *ops.Error with what to do.
-func (b *Bot) Checkup(ctx context.Context) (string, error) {
+// does. It returns who we are there, and what works less well; errors are *ops.Error with
+// what to do.
+func (b *Bot) Checkup(ctx context.Context) (ops.Answer, error) {
 	granted := ""
 	api := b.opts.client(b.http, slack.OptionOnResponseHeaders(func(_ string, h http.Header) {
 		granted = h.Get("X-OAuth-Scopes") // source: https://docs.slack.dev/authentication/installing-with-oauth
@@ -23,24 +24,29 @@ func (b *Bot) Checkup(ctx context.Context) (string, error) {
 	auth, err := api.AuthTestContext(ctx)
 	switch refused := new(slack.SlackErrorResponse); {
 	case errors.As(err, refused):
-		return "", ops.Errorf(ops.Failed, "Slack refuses slack.bot_token: %s", refused.Err).
+		return ops.Answer{}, ops.Errorf(ops.Failed, "Slack refuses slack.bot_token: %s", refused.Err).
 			Then("Take the bot token (xoxb-…) from the app's page, OAuth & Permissions; `waggle manifest` prints what the app is made of.")
 	case err != nil:
-		return "", (&ops.Error{Code: ops.Unavailable, Sentence: fmt.Sprintf("Slack does not answer: %s", err), Err: err}).
+		return ops.Answer{}, (&ops.Error{Code: ops.Unavailable, Sentence: fmt.Sprintf("Slack does not answer: %s", err), Err: err}).
 			Then("See whether this machine reaches slack.com by HTTPS, or slack.api_url.")
 	}
 	has := strings.Split(strings.ReplaceAll(granted, " ", ""), ",")
-	missing := slices.DeleteFunc(scopes(), func(s string) bool { return slices.Contains(has, s) })
+	lacks := func(s string) bool { return !slices.Contains(has, s) }
+	missing := slices.DeleteFunc(scopes(), func(s string) bool { return !lacks(s) || slices.Contains(historyScopes(), s) })
+	const reinstall = "Paste what `waggle manifest` prints into the app's manifest and install the app again."
 	if len(missing) > 0 {
-		return "", ops.Errorf(ops.Failed, "The bot token lacks %s", strings.Join(missing, ", ")).
-			Then("Paste what `waggle manifest` prints into the app's manifest and install the app again.")
+		return ops.Answer{}, ops.Errorf(ops.Failed, "The bot token lacks %s", strings.Join(missing, ", ")).Then(reinstall)
 	}
-	who := fmt.Sprintf("%s in %s", auth.User, auth.Team)
+	who := ops.Answer{Head: fmt.Sprintf("%s in %s", auth.User, auth.Team)}
+	if unread := slices.DeleteFunc(historyScopes(), func(s string) bool { return !lacks(s) }); len(unread) > 0 {
+		who.Concern("the bot token lacks "+strings.Join(unread, ", ")+": a message may be posted twice when Slack's answer is lost", reinstall)
+	}
 	if b.opts.AppToken.Empty() {
 		return who, nil
 	}
 	if _, _, err := api.StartSocketModeContext(ctx); err != nil {
-		return "", &ops.Error{Code: ops.Failed, Sentence: refusedSocket(err).Error(), Err: err}
+		return ops.Answer{}, &ops.Error{Code: ops.Failed, Sentence: refusedSocket(err).Error(), Err: err}
 	}
-	return who + ", by Socket Mode", nil
+	who.Head += ", by Socket Mode"
+	return who, nil
 }

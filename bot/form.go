@@ -182,12 +182,7 @@ func (b *Bot) tell(asked ops.Request, why string) {
 	b.reads.Go(func() {
 		ctx, cancel := context.WithTimeout(b.life, askWithin)
 		defer cancel()
-		m := &message{bot: b, channel: asked.Channel}
-		err := json.Unmarshal([]byte(asked.Reply), &m.reply)
-		if err == nil {
-			err = m.whisper(ctx, late)
-		}
-		if err != nil {
+		if err := b.answerAsker(ctx, asked, late, false); err != nil {
 			b.opts.Log.Warn("an answer did not reach its asker", "question", asked.Title, "user", asked.Actor.ID, "err", err)
 		}
 	})

@@ -11,7 +11,7 @@ import (
 // scopes are what the bot token may: each is needed by a method that the code calls.
 // Source: https://docs.slack.dev/reference/scopes
 func scopes() []string {
-	return []string{
+	return append(historyScopes(), []string{
 		"chat:write",        // post, edit, answer the asker alone
 		"chat:write.public", // in public channels that the bot is not in
 		"commands",
@@ -19,6 +19,16 @@ func scopes() []string {
 		"im:write",        // to the asker alone
 		"usergroups:read", // roles given to groups
 		"users:read",      // who is an admin, a guest, deactivated
+	}...)
+}
+
+// historyScopes let Waggle find a message again when Slack took it and the answer was lost.
+// Without them it works, and posts such a message twice.
+func historyScopes() []string {
+	return []string{
+		"channels:history", // in public channels
+		"groups:history",   // in private channels
+		"im:history",       // between one person and Waggle
 	}
 }
 

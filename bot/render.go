@@ -139,11 +139,46 @@ func (r rendered) acknowledgement() any {
 // same is equal for two messages that differ at most in the footer, which has
 // the time.
 func (r rendered) same() string {
+	if len(r.blocks) == 0 {
+		return r.text
+	}
 	b, err := json.Marshal(r.blocks[:len(r.blocks)-1])
 	if err != nil {
 		return err.Error() // blocks always encode
 	}
 	return string(b)
+}
+
+// plain is the message as a line of text that Slack takes whatever it refused before, with
+// a note that it is cut.
+func (r rendered) plain(note string) rendered {
+	return rendered{text: cutEscaped(r.text, 300) + "\n" + note}
+}
+
+// cutMost is renderCut's shortest form.
+const cutMost = 2
+
+// renderCut renders a status in a form that is shorter the higher n is, for when Slack
+// refuses the one before: 0 is all of it, 1 leaves out logs and most of a long plan, 2 is
+// a line of text.
+func renderCut(s ops.Status, n int) rendered {
+	full := render(s)
+	if n == 0 {
+		return full
+	}
+	note := fmt.Sprintf("_Cut, as Slack refused the whole message. Search Waggle's log for `op=%s`._", line(s.ID))
+	if s.State == ops.Pending {
+		note += " `/swarm pending` lists what needs approval."
+	}
+	if n == cutMost {
+		return full.plain(note)
+	}
+	blocks := append([]slack.Block{section(cutEscaped(headline(s), maxLine))}, sections(detail(s, 2*maxLine))...)
+	blocks = append(blocks, section(note))
+	if s.State == ops.Pending {
+		blocks = append(blocks, decisionButtons(s.Token))
+	}
+	return rendered{text: full.text, blocks: append(blocks, full.blocks[len(full.blocks)-1])}
 }
 
 // render turns a status into a message. The first line alone says what is the

@@ -89,7 +89,7 @@ func (b *Bot) socketEvent(ctx context.Context, client *socketmode.Client, event 
 	case *socketmode.ConnectedEvent:
 		log.Info("connected to Slack over Socket Mode", "connection", data.ConnectionCount+1)
 	case *slack.ConnectionErrorEvent:
-		if again, _ := classify(data.ErrorObj); !again {
+		if what, _ := classify(data.ErrorObj); what != retry {
 			return refusedSocket(data.ErrorObj)
 		}
 		log.Warn("no Socket Mode connection to Slack; trying again", "attempt", data.Attempt, "in", data.Backoff, "err", data.ErrorObj)

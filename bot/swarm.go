@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/slack-go/slack"
 
@@ -165,7 +166,13 @@ func entryLine(e ops.Entry) string {
 	return text
 }
 
-// Record implements ops.Reporter: one line in the audit channel.
+// againAfter is how old an entry is when it is not the first attempt to record it: an
+// earlier one may have been posted.
+const againAfter = 3 * time.Second
+
+// Record implements ops.Reporter: one line in the audit channel. Like a message's Close it
+// returns nil when the line is there or can never be, which is logged, and an error when it
+// may be later; it is safe to call again then.
 func (b *Bot) Record(ctx context.Context, e ops.Entry) error {
 	if b.opts.AuditChannel == "" || e.Outcome == ops.DryRun {
 		return nil
@@ -173,7 +180,29 @@ func (b *Bot) Record(ctx context.Context, e ops.Entry) error {
 	if err := b.pace(b.opts.AuditChannel).Wait(ctx); err != nil {
 		return err
 	}
-	_, _, err := b.api.PostMessageContext(ctx, b.opts.AuditChannel, options(rendered{text: entryLine(e), blocks: []slack.Block{section(entryLine(e))}})...)
+	msg := rendered{text: entryLine(e), blocks: []slack.Block{section(entryLine(e))}}
+	// An operation has more than one entry when decisions about it are refused.
+	with := mark(auditEvent, fmt.Sprintf("%s@%d", e.ID, e.At.UnixNano()))
+	lost := b.opts.Now().Sub(e.At) > againAfter
+	err := b.insist(ctx, func() error {
+		if lost {
+			_, ts, err := b.posted(ctx, b.opts.AuditChannel, with, e.At, "")
+			if err != nil || ts != "" {
+				return err
+			}
+		}
+		_, _, err := b.post(ctx, b.opts.AuditChannel, msg, with)
+		if what, _ := classify(err); err != nil && what == shorten && len(msg.blocks) > 0 {
+			msg = msg.plain("_Cut, as Slack refused the whole line._")
+			_, _, err = b.post(ctx, b.opts.AuditChannel, msg, with)
+		}
+		lost = err != nil && !notDone(err)
+		return err
+	})
+	if what, _ := classify(err); err != nil && (what == never || what == shorten) {
+		b.opts.Log.Warn("an audit entry can't be shown in its channel", "op", e.ID, "channel", b.opts.AuditChannel, "err", err)
+		return nil
+	}
 	return err
 }
 

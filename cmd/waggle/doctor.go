@@ -118,7 +118,7 @@ func (s *service) checkups(c config.Settings) []checkup {
 			return finding{says: "answers and takes writes"}
 		}},
 		{"slack", func(ctx context.Context) finding {
-			return found(s.bot.Checkup(ctx))
+			return asked(s.bot.Checkup(ctx))
 		}},
 		{"secret key", func(context.Context) finding {
 			if c.SecretKey.Empty() {
