@@ -31,15 +31,24 @@ func (b *Bot) Checkup(ctx context.Context) (ops.Answer, error) {
 			Then("See whether this machine reaches slack.com by HTTPS, or slack.api_url.")
 	}
 	has := strings.Split(strings.ReplaceAll(granted, " ", ""), ",")
-	lacks := func(s string) bool { return !slices.Contains(has, s) }
-	missing := slices.DeleteFunc(scopes(), func(s string) bool { return !lacks(s) || slices.Contains(historyScopes(), s) })
+	var missing, unread []string
+	for _, scope := range scopes() {
+		switch {
+		case slices.Contains(has, scope):
+		case slices.Contains(historyScopes(), scope):
+			unread = append(unread, scope)
+		default:
+			missing = append(missing, scope)
+		}
+	}
 	const reinstall = "Paste what `waggle manifest` prints into the app's manifest and install the app again."
 	if len(missing) > 0 {
 		return ops.Answer{}, ops.Errorf(ops.Failed, "The bot token lacks %s", strings.Join(missing, ", ")).Then(reinstall)
 	}
 	who := ops.Answer{Head: fmt.Sprintf("%s in %s", auth.User, auth.Team)}
-	if unread := slices.DeleteFunc(historyScopes(), func(s string) bool { return !lacks(s) }); len(unread) > 0 {
-		who.Concern("the bot token lacks "+strings.Join(unread, ", ")+": a message may be posted twice when Slack's answer is lost", reinstall)
+	if len(unread) > 0 {
+		who.Concern(fmt.Sprintf("the bot token lacks %s: a message may be posted twice when Slack's answer is lost",
+			strings.Join(unread, ", ")), reinstall)
 	}
 	if b.opts.AppToken.Empty() {
 		return who, nil

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/slack-go/slack"
@@ -81,8 +80,11 @@ func notDone(err error) bool {
 	if status, ok := errors.AsType[slack.StatusCodeError](err); ok {
 		return status.Code < 500
 	}
-	e, ok := errors.AsType[slack.SlackErrorResponse](err)
-	return ok && (!slices.Contains(fates[retry], e.Err) || strings.HasPrefix(e.Err, "rate"))
+	if refused(err, "ratelimited", "rate_limited") {
+		return true
+	}
+	_, ok := errors.AsType[slack.SlackErrorResponse](err)
+	return ok && !refused(err, fates[retry]...)
 }
 
 func refused(err error, codes ...string) bool {

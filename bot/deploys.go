@@ -190,7 +190,8 @@ func (b *Bot) clickedLogs(asked ops.Request, value string) error {
 			shown = rendered{text: text, blocks: []slack.Block{section(text)}}
 		}
 		// Not by the response_url: that could replace the deploy's message.
-		if _, err := b.api.PostEphemeralContext(ctx, asked.Channel, asked.Actor.ID, options(shown)...); err != nil {
+		err = b.insist(ctx, func() error { return b.sendPrivately(ctx, asked.Channel, asked.Actor.ID, shown) })
+		if err != nil {
 			b.opts.Log.Warn("an answer did not reach its asker", "question", asked.Title, "user", asked.Actor.ID, "err", err)
 		}
 	})

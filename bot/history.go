@@ -28,7 +28,8 @@ func mark(event, id string) slack.SlackMetadata {
 }
 
 // post posts a message that can be found again by its mark.
-func (b *Bot) post(ctx context.Context, channel string, msg rendered, with slack.SlackMetadata) (id, ts string, err error) {
+func (b *Bot) post(ctx context.Context, channel string, msg rendered, with slack.SlackMetadata,
+) (id, ts string, err error) {
 	opts := options(msg)
 	if len(msg.blocks) > 0 { // else Slack has refused the whole message: it may have been for the mark
 		opts = append(opts, slack.MsgOptionMetadata(with))
@@ -45,7 +46,8 @@ func (b *Bot) post(ctx context.Context, channel string, msg rendered, with slack
 // posted looks for a message by its mark, not farther back than since. It returns "" when
 // there is none, or when Waggle may not read the channel's history: then a second message
 // is the lesser evil. An error says that Slack is away. The message except is passed over.
-func (b *Bot) posted(ctx context.Context, channel string, with slack.SlackMetadata, since time.Time, except string) (id, ts string, err error) {
+func (b *Bot) posted(ctx context.Context, channel string, with slack.SlackMetadata, since time.Time, except string,
+) (id, ts string, err error) {
 	id = channel
 	b.mu.Lock()
 	if known := b.channelIDs[channel]; known != "" {
@@ -67,7 +69,8 @@ func (b *Bot) posted(ctx context.Context, channel string, with slack.SlackMetada
 			return "", "", nil
 		}
 		for _, m := range got.Messages {
-			if m.Metadata.EventType == with.EventType && m.Metadata.EventPayload["op"] == with.EventPayload["op"] && m.Timestamp != except {
+			found := m.Metadata.EventType == with.EventType && m.Metadata.EventPayload["op"] == with.EventPayload["op"]
+			if found && m.Timestamp != except {
 				return id, m.Timestamp, nil
 			}
 		}

@@ -306,7 +306,8 @@ func (m *message) elsewhere(ctx context.Context, s ops.Status, msg rendered, err
 	}
 	// A command can be typed where the bot can't write.
 	if len(msg.blocks) > 0 {
-		msg.blocks = append(msg.blocks, section("Waggle can't write here, so only you see this. `/invite` it to show its work to all."))
+		const why = "Waggle can't write here, so only you see this. `/invite` it to show its work to all."
+		msg.blocks = append(msg.blocks, section(why))
 	}
 	return m.whisper(ctx, s, msg)
 }

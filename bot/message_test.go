@@ -59,6 +59,13 @@ func done() ops.Status {
 	return status(ops.Done, func(s *ops.Status) { s.Result = "pizza runs 6 of 6" })
 }
 
+// withLog is a failure with a log that is uploaded.
+func withLog() ops.Status {
+	return status(ops.Failure, func(s *ops.Status) {
+		s.Err = &ops.Error{Code: ops.Failed, Sentence: "The build failed", Whole: "all of it"}
+	})
+}
+
 // TestManyShowsAreFewEdits shows a thousand statuses at once.
 func TestManyShowsAreFewEdits(t *testing.T) {
 	t.Parallel()
@@ -357,11 +364,13 @@ func TestFinalError(t *testing.T) {
 			if n := o.calls("chat.postMessage"); n != tt.calls {
 				t.Errorf("%d calls, want %d", n, tt.calls)
 			}
-			if warns := log.lines("level=WARN"); !tt.later && (len(warns) != 1 ||
-				!strings.Contains(warns[0], "op=cmd-1") || !strings.Contains(warns[0], "channel="+deploys) || !strings.Contains(warns[0], code)) {
-				t.Errorf("logged %q", warns)
-			}
 			if !tt.later {
+				if warns := log.lines("level=WARN"); len(warns) != 1 {
+					t.Errorf("%d warnings: %q", len(warns), warns)
+				}
+				if found := log.lines("op=cmd-1 channel=" + deploys); len(found) != 1 || !strings.Contains(found[0], code) {
+					t.Errorf("the warning names not all: %q", found)
+				}
 				return
 			}
 			end()
@@ -495,16 +504,18 @@ func TestBackWhileItCloses(t *testing.T) {
 
 // TestWholeLogFails: a log that can't be uploaded takes nothing from a state that is shown.
 func TestWholeLogFails(t *testing.T) {
-	for name, f := range map[string]workspace.Failure{"refused": {Error: "missing_scope"}, "500": {Status: 500}, "hang": {Delay: -1}} {
+	for name, f := range map[string]workspace.Failure{
+		"refused": {Error: "missing_scope"},
+		"500":     {Status: 500},
+		"hang":    {Delay: -1},
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			o := newOffice(t)
 			o.bot.http.Timeout = 300 * time.Millisecond
 			o.Outage("files.getUploadURLExternal", 0, f)
 			m := o.bot.Open(ops.Request{ID: "cmd-1", Channel: deploys}, "", func(string) {})
-			m.Show(status(ops.Failure, func(s *ops.Status) {
-				s.Err = &ops.Error{Code: ops.Failed, Sentence: "The build failed", Whole: "all of it"}
-			}))
+			m.Show(withLog())
 			if err := closed(t, m); err != nil {
 				t.Error(err)
 			}
@@ -663,7 +674,9 @@ func TestRefusalAfterARestart(t *testing.T) {
 	}{
 		"the response_url is good": {func(*office, *ops.Request) {}, deploys},
 		"it has expired":           {func(_ *office, r *ops.Request) { r.At = time.Now().Add(-time.Hour) }, deploys},
-		"Slack says so":            {func(o *office, _ *ops.Request) { o.FailNext("response_url", 1, workspace.Failure{Status: 404}) }, deploys},
+		"Slack says so": {func(o *office, _ *ops.Request) {
+			o.FailNext("response_url", 1, workspace.Failure{Status: 404})
+		}, deploys},
 		"she left the channel": {func(o *office, r *ops.Request) {
 			r.At = time.Now().Add(-time.Hour)
 			o.Outage("chat.postEphemeral", 0, workspace.Failure{Error: "user_not_in_channel"})
@@ -706,22 +719,26 @@ func TestRecord(t *testing.T) {
 	long := entry
 	long.Why = strings.Repeat("x", 200)
 	for name, tt := range map[string]struct {
-		fail  func(*office)
+		times int // that the post fails, 0 for each time
+		f     workspace.Failure
 		entry ops.Entry
 		err   bool // that it may be shown later
 		lines int
 	}{
-		"as usual":         {func(*office) {}, entry, false, 1},
-		"500":              {func(o *office) { o.FailNext("chat.postMessage", 2, workspace.Failure{Status: 500}) }, entry, false, 1},
-		"answer lost":      {func(o *office) { o.FailNext("chat.postMessage", 1, workspace.Failure{Drop: true, Applied: true}) }, entry, false, 1},
-		"too long":         {func(o *office) { o.FailNext("chat.postMessage", 1, workspace.Failure{Error: "msg_too_long"}) }, long, false, 1},
-		"token revoked":    {func(o *office) { o.Outage("chat.postMessage", 0, workspace.Failure{Error: "token_revoked"}) }, entry, true, 0},
-		"channel archived": {func(o *office) { o.Outage("chat.postMessage", 0, workspace.Failure{Error: "is_archived"}) }, entry, false, 0},
+		"500":              {2, workspace.Failure{Status: 500}, entry, false, 1},
+		"answer lost":      {1, workspace.Failure{Drop: true, Applied: true}, entry, false, 1},
+		"too long":         {1, workspace.Failure{Error: "msg_too_long"}, long, false, 1},
+		"never fits":       {0, workspace.Failure{Error: "msg_too_long"}, long, false, 0},
+		"token revoked":    {0, workspace.Failure{Error: "token_revoked"}, entry, true, 0},
+		"channel archived": {0, workspace.Failure{Error: "is_archived"}, entry, false, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			o := newOffice(t, func(_ *workspace.Options, b *Options) { b.AuditChannel = deploys })
-			tt.fail(o)
+			o.FailNext("chat.postMessage", tt.times, tt.f)
+			if tt.times == 0 {
+				o.Outage("chat.postMessage", 0, tt.f)
+			}
 			if err := o.bot.Record(t.Context(), tt.entry); (err != nil) != tt.err {
 				t.Errorf("it returns %v", err)
 			}
@@ -777,6 +794,31 @@ func TestDeletedMessage(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := o.visible(linus); len(got) != 1 || !strings.Contains(got[0], "pizza runs 6 of 6") || len(refs.refs) != 2 {
+		t.Errorf("shown: %q, saved %q", got, refs.refs)
+	}
+}
+
+// TestNoLongerEditable: a message that can't be edited any more is not taken for the one
+// that was posted in its place without an answer.
+func TestNoLongerEditable(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t)
+	var refs saved
+	req := ops.Request{ID: "cmd-1", Channel: deploys}
+	m := o.bot.Open(req, "", refs.save)
+	m.Show(running(1))
+	if err := closed(t, m); err != nil {
+		t.Fatal(err)
+	}
+	o.Outage("chat.update", 0, workspace.Failure{Error: "edit_window_closed"})
+	o.FailNext("chat.postMessage", 1, workspace.Failure{Drop: true})
+	m = o.bot.Open(req, refs.refs[0], refs.save)
+	m.Show(done())
+	if err := closed(t, m); err != nil {
+		t.Fatal(err)
+	}
+	got := o.visible(linus)
+	if len(got) != 2 || !strings.Contains(got[1], "pizza runs 6 of 6") || len(refs.refs) != 2 {
 		t.Errorf("shown: %q, saved %q", got, refs.refs)
 	}
 }
@@ -839,6 +881,43 @@ func TestCloseIsPrompt(t *testing.T) { // not parallel: it counts goroutines
 				m = o.bot.Open(ops.Request{Channel: deploys}, "", func(string) {})
 				m.Show(running(1))
 				within(t, time.Second, "Close with an ended context", func() { _ = m.Close(ended) })
+			})
+		})
+	}
+	// Wherever Slack hangs, Close returns soon after its ctx ends.
+	for method, tt := range map[string]struct {
+		ref   string
+		reply bool
+		s     ops.Status
+		shown bool // though Slack hangs
+	}{
+		"conversations.history":        {ref: "?", s: done()},
+		"chat.update":                  {ref: deploys + "/1.000100", s: done()},
+		"response_url":                 {reply: true, s: statuses["refused"]},
+		"files.getUploadURLExternal":   {s: withLog(), shown: true},
+		"upload":                       {s: withLog(), shown: true},
+		"files.completeUploadExternal": {s: withLog(), shown: true},
+	} {
+		t.Run(method+" hangs", func(t *testing.T) {
+			o := newOffice(t)
+			req := ops.Request{ID: "cmd-1", Channel: deploys}
+			if tt.reply {
+				req = o.asked(deploys)
+			}
+			o.Outage(method, 0, workspace.Failure{Delay: -1})
+			noGoroutineLeft(t, func() {
+				m := o.bot.Open(req, tt.ref, func(string) {})
+				m.Show(tt.s)
+				ctx, cancel := context.WithCancel(t.Context())
+				closed := make(chan error, 1)
+				go func() { closed <- m.Close(ctx) }()
+				o.until(func() bool { return o.calls(method) > 0 })
+				cancel()
+				within(t, time.Second, "Close", func() {
+					if err := <-closed; (err == nil) != tt.shown {
+						t.Errorf("Close returns %v", err)
+					}
+				})
 			})
 		})
 	}
