@@ -170,7 +170,8 @@ func (m *message) talk() {
 			continue // Close follows, and sends it
 		}
 		err := m.send(false)
-		if err != nil && !m.warned {
+		// What can never be shown is said once, by Close.
+		if what, _ := classify(err); err != nil && !m.warned && (what == retry || what == later) {
 			m.bot.opts.Log.Warn("could not show how an operation goes", "op", m.op, "channel", m.channel, "err", err)
 		}
 		m.warned = err != nil

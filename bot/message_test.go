@@ -354,15 +354,18 @@ func TestFinalError(t *testing.T) {
 			t.Parallel()
 			var log logged
 			o := newOffice(t, func(_ *workspace.Options, b *Options) { b.Log = slog.New(slog.NewTextHandler(&log, nil)) })
+			o.bot.quiet = time.Hour // else the same status is tried once more
 			end := o.Outage("chat.postMessage", 0, workspace.Failure{Error: code})
 			m := o.bot.Open(ops.Request{ID: "cmd-1", Channel: deploys}, "", func(string) {})
+			m.Show(running(1))
+			o.until(func() bool { return o.calls("chat.postMessage") == tt.calls })
 			m.Show(done())
 			err := closed(t, m)
 			if (err != nil) != tt.later || tt.later && !strings.Contains(err.Error(), code) {
 				t.Errorf("Close returns %v", err)
 			}
-			if n := o.calls("chat.postMessage"); n != tt.calls {
-				t.Errorf("%d calls, want %d", n, tt.calls)
+			if n := o.calls("chat.postMessage"); n != 2*tt.calls {
+				t.Errorf("%d calls for two statuses, want %d for each", n, tt.calls)
 			}
 			if !tt.later {
 				if warns := log.lines("level=WARN"); len(warns) != 1 {
