@@ -169,7 +169,7 @@ func (r *Runner) mayApply(ctx context.Context, run *Run) error {
 // applied makes it durable that the change is written, and follows it.
 func (r *Runner) applied(ctx context.Context, run *Run) error {
 	_, watches := run.op.(Watcher)
-	var free []store.Command
+	free := run.lastChanges()
 	if watches {
 		for _, lock := range run.locks {
 			free = append(free, store.Command{Do: "DEL", Name: applyingKey(lock)})
@@ -204,10 +204,11 @@ func (r *Run) follow(ctx context.Context) error {
 	return nil
 }
 
-func jsonText(s string) string {
-	b, err := json.Marshal(s)
+// jsonText encodes a value that has no way to fail.
+func jsonText(v any) string {
+	b, err := json.Marshal(v)
 	if err != nil {
-		panic(err) // a string has no way to fail
+		panic(err)
 	}
 	return string(b)
 }

@@ -74,7 +74,7 @@ func (s *Scale) Plan(ctx context.Context, run *Run) (Plan, error) {
 	if s.Relative {
 		s.to = from + s.Replicas
 	}
-	if s.effect = s.effectIn(run, svc); s.effect.State != EffectNone || s.Decided != nil && run.resumed && svc.Version == s.Decided.Version {
+	if s.effect = s.effectIn(ctx, run, svc); s.effect.State != EffectNone || s.Decided != nil && run.resumed && svc.Version == s.Decided.Version {
 		from, s.to = s.Decided.From, s.Decided.To
 	} else if d := s.Decided; d != nil && run.resumed && (s.Relative || svc.Replicas != d.From) {
 		return Plan{}, Errorf(OutOfDate, "Waggle stopped while scaling %s from %d to %d, and it is at %d now", s.App, d.From, d.To, svc.Replicas).
@@ -116,21 +116,30 @@ func (s *Scale) Plan(ctx context.Context, run *Run) (Plan, error) {
 
 // effectIn says how the scale stands in the service. No other operation changes the service before
 // the end of a scale's write is known, so a number that is not its own is another hand's.
-func (s *Scale) effectIn(run *Run, svc Service) Effect {
+func (s *Scale) effectIn(ctx context.Context, run *Run, svc Service) Effect {
 	d := s.Decided
 	switch {
 	case d == nil || !run.resumed:
 		return Effect{}
 	case run.applied && svc.Replicas != d.To:
-		return s.superseded(svc)
+		return Effect{EffectSuperseded, s.successor(ctx, run, svc)}
 	case run.applied, svc.Version != d.Version && svc.Replicas == d.To:
 		return Effect{State: EffectCurrent}
 	}
 	return Effect{}
 }
 
-func (s *Scale) superseded(svc Service) Effect {
-	return Effect{EffectSuperseded, fmt.Sprintf("another change: %s was scaled to %d", s.App, svc.Replicas)}
+func (s *Scale) successor(ctx context.Context, run *Run, svc Service) string {
+	return fmt.Sprintf("%s: %s is set to %d replicas", run.successor(ctx), s.App, svc.Replicas)
+}
+
+// overtaken returns why the scale is not to be watched any more.
+func (s *Scale) overtaken(ctx context.Context, run *Run) error {
+	svc, err := run.Swarm.Service(ctx, s.App)
+	if err != nil || svc.Replicas == s.to {
+		return err
+	}
+	return Errorf(Canceled, "Superseded by %s", s.successor(ctx, run, svc))
 }
 
 // Effect tells how the scale stands in the swarm.
@@ -269,7 +278,11 @@ func (s Service) sameButLabels(o Service) bool {
 // Converge waits until that many run.
 func (s *Scale) Converge(ctx context.Context, run *Run) (string, error) {
 	s.svc.Replicas = s.to
-	got, err := run.converge(ctx, s.svc)
+	var got Replicas
+	err := run.watch(ctx, func(ctx context.Context) error { return s.overtaken(ctx, run) }, func(ctx context.Context) (err error) {
+		got, err = run.converge(ctx, s.svc)
+		return err
+	})
 	if e, ok := err.(*Error); ok && e.Code == Failed {
 		e.Sentence = s.App + ": " + e.Sentence
 		if undo := run.status.Plan.Undo; undo != "" {

@@ -1,0 +1,25 @@
+package ops_test
+
+import (
+	"testing"
+
+	"waggle/ops"
+)
+
+// TestScaleTwiceAtOnce: the second takes over while the first is only watched.
+func TestScaleTwiceAtOnce(t *testing.T) {
+	swarm := newFakeSwarm(ops.Service{Name: "pizza", Replicas: 3})
+	swarm.tasks = func(s ops.Service) []ops.Task { return swarm.spread(s)[:3] } // none starts
+	h := startHouse(t, swarm)
+	h.submit(t, asked("op1"), &ops.Scale{App: "pizza", Replicas: 6})
+	h.wait(t, func(s ops.Status) bool { return s.ID == "op1" && s.Replicas != nil })
+	req := ops.Request{ID: "op2", Actor: person("bob"), Title: "scale pizza 8"}
+	h.submit(t, req, &ops.Scale{App: "pizza", Replicas: 8})
+	got := h.final(t, "op1")
+	if got.State != ops.Superseded || got.Err.Sentence != "Superseded by @bob (scale pizza 8): pizza is set to 8 replicas" {
+		t.Errorf("%s: %+v", got.State, got.Err)
+	}
+	swarm.with(func() { swarm.tasks = nil })
+	says(t, h.final(t, "op2"), ops.Done, "pizza runs 8 of 8")
+}
+
