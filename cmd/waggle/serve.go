@@ -159,7 +159,7 @@ func newService(c config.Settings, log *slog.Logger) (_ *service, err error) {
 			SecretKey: key, Images: s.registries, RegistryImage: c.Registry.Image, Builds: ops.NewSlots(c.Build.Concurrency),
 			BuildTimeout: c.Build.Timeout, DeployTimeout: c.Deploy.Timeout, PushRetry: pushRetry, Now: time.Now,
 		},
-		Kinds: bot.Kinds(), Store: s.store, Authoriser: s.bot, Reporter: s.bot, Statuses: commitstatus.New(gitTokens(c.Git)), Log: log, Metrics: ops.NewMetrics(metrics),
+		Failpoint: failpoint(), Kinds: bot.Kinds(), Store: s.store, Authoriser: s.bot, Reporter: s.bot, Statuses: commitstatus.New(gitTokens(c.Git)), Log: log, Metrics: ops.NewMetrics(metrics),
 		ApprovalTTL: c.Approvals.TTL, ApproveOwn: c.Approvals.Self,
 		Decisions: queue.New(s.store.Client(), queue.Options{Name: "decisions", Concurrency: decisionsAtOnce, Poll: 25 * time.Millisecond, Log: log, Away: s.store.Away}),
 		Changes:   queue.New(s.store.Client(), queue.Options{Name: "changes", Concurrency: quickOperations, Poll: 25 * time.Millisecond, Log: log, Away: s.store.Away}),
