@@ -226,7 +226,7 @@ func (r *Runner) settle(ctx context.Context, d decisionOp) (record, error) {
 	case errors.Is(err, store.ErrNotFound), errors.Is(err, ErrGone):
 		return rec, Errorf(NotFound, "This request has expired").Then("Nothing was changed. Run the command again.")
 	case errors.Is(err, errUndecodable):
-		return rec, Errorf(Invalid, "This request was stored by another version of Waggle").Then("Run the command again, or wait until all replicas are of one version.")
+		return rec, otherVersion(err)
 	case err != nil:
 		return rec, err
 	case d.Verdict == Cancel && rec.State != Pending && !rec.State.Final():
@@ -241,7 +241,7 @@ func (r *Runner) settle(ctx context.Context, d decisionOp) (record, error) {
 	}
 	op, err := r.decode(rec.Request)
 	if err != nil {
-		return rec, err
+		return rec, otherVersion(err)
 	}
 	own := d.By.ID != "" && d.By.ID == rec.Actor.ID
 	switch {
@@ -269,6 +269,11 @@ func (r *Runner) settle(ctx context.Context, d decisionOp) (record, error) {
 		return rec, Errorf(Invalid, "Somebody else was faster: this does not wait any more")
 	}
 	return rec, nil // from here on the sweep would take it up, too
+}
+
+func otherVersion(err error) *Error {
+	return &Error{Code: Invalid, Sentence: "This request was stored by another version of Waggle", Err: err,
+		Next: "Run the command again, or wait until all replicas are of one version."}
 }
 
 // anyRound decides about an operation whatever its plan is by now.
@@ -322,6 +327,9 @@ func (r *Runner) expire(ctx context.Context) error {
 	}
 	for _, t := range tokens {
 		_, err := r.settle(ctx, decisionOp{t, *r.byTheClock()})
+		if errors.Is(err, errUndecodable) {
+			continue // another version's
+		}
 		if e := new(Error); errors.As(err, &e) {
 			// Somebody was faster; or its record is lost, or asks for another approval.
 			err = r.Store.Unschedule(ctx, pending, t)

@@ -345,6 +345,7 @@ func (r *Runner) lock(ctx context.Context, run *Run, wait bool) (*store.Lease, e
 			}
 			if busy {
 				lease.Release()
+				wait = true // it is taken up within seconds
 				err = &store.HeldError{Name: what, Claim: store.Claim{ID: rec.ID, Owner: rec.Actor.String(), Reason: rec.Kind, Since: rec.At}}
 			}
 		}

@@ -22,4 +22,3 @@ func TestScaleTwiceAtOnce(t *testing.T) {
 	swarm.with(func() { swarm.tasks = nil })
 	says(t, h.final(t, "op2"), ops.Done, "pizza runs 8 of 8")
 }
-
