@@ -558,7 +558,7 @@ func (a *AppSet) consequences(ctx context.Context, run *Run, plan *Plan) error {
 		return err
 	}
 	after := a.change.on(a.svc)
-	if taken := portsTaken(after.Ports, a.App, w.services); taken != "" && a.change.Ports != nil {
+	if taken := portsTaken(after.Ports, a.svc.Name, w.services); taken != "" && a.change.Ports != nil {
 		return Errorf(Invalid, "ports cannot be set: %s", taken).Then("Publish another port.")
 	}
 	plan.Facts = append(plan.Facts, "its tasks are restarted, "+after.rolling())

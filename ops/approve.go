@@ -87,12 +87,12 @@ func (r *Runner) park(ctx context.Context, run *Run) error {
 		{Do: "ZADD", Name: pending, Args: []any{deadline.UnixMilli(), token(run.ID, round)}},
 		{Do: "SREM", Name: inflight, Args: []any{run.ID}},
 	}
-	for _, lock := range run.locks {
+	for _, lock := range run.w.record().Locks {
 		also = append(also, store.Command{Do: "DEL", Name: applyingKey(lock)})
 	}
 	entry, err := run.w.tell(saving, run.snapshot(), func(rec *record) {
 		rec.State, rec.Plan, rec.Deadline, rec.Approved, rec.Round = Pending, &plan, deadline, nil, round
-		rec.Applying, rec.Applied = false, false // what was approved before is not what is asked now
+		rec.Applying, rec.Applied, rec.Locks = false, false, nil // what was approved before is not what is asked now
 		rec.Open, rec.Away = false, time.Time{}
 	}, also...)
 	if err != nil {

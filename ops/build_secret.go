@@ -92,7 +92,13 @@ func (b *AppBuildSecret) Plan(ctx context.Context, run *Run) (Plan, error) {
 	if err != nil {
 		return Plan{}, err
 	}
-	if before, err := run.SecretKey.Open(old, buildSecretPlace(b.App, b.ID)); has {
+	kept := b.Sealed
+	if svc.Name != b.App { // sealed for the id that was typed, and builds open it by the name
+		if kept, err = run.SecretKey.Seal(value, buildSecretPlace(svc.Name, b.ID)); err != nil {
+			return Plan{}, err
+		}
+	}
+	if before, err := run.SecretKey.Open(old, buildSecretPlace(svc.Name, b.ID)); has {
 		plan.Diffs[0].To = "another value"
 		if err == nil && before == value {
 			plan.Diffs[0].To = "the same value"
@@ -101,7 +107,7 @@ func (b *AppBuildSecret) Plan(ctx context.Context, run *Run) (Plan, error) {
 	if n := len(svc.buildSecretIDs()); !has && n >= maxBuildSecrets {
 		return Plan{}, Errorf(Invalid, "%s has %d build secrets, and the swarm keeps no more for one app", b.App, n).Then("`/app build-secret %s unset <name>` takes one away.", b.App)
 	}
-	b.change.Labels = map[string]string{label: b.Sealed}
+	b.change.Labels = map[string]string{label: kept}
 	return plan, nil
 }
 

@@ -71,6 +71,15 @@ func TestBuildSecret(t *testing.T) {
 	}
 }
 
+// TestBuildSecretByID: builds open it by the app's name, however the app was typed.
+func TestBuildSecretByID(t *testing.T) {
+	h, swarm := lockHouse(t)
+	says(t, h.does(t, "op1", &ops.AppBuildSecret{App: "id-pizza", ID: "npm", Value: "canary"}), ops.Done)
+	if value, err := testKey.Open(swarm.service("pizza").Labels["waggle.build-secret.npm"], "build-secret pizza/npm"); err != nil || value != "canary" {
+		t.Errorf("it does not open: %v", err)
+	}
+}
+
 func TestBuildSecretThatCannotBeKept(t *testing.T) {
 	full := linked("pizza", 1)
 	for i := range 16 {

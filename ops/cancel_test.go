@@ -110,7 +110,7 @@ func TestCancelAtOnce(t *testing.T) {
 // TestCancelWhileAnotherChangesTheApp: it is built, and waits for another's change to end.
 func TestCancelWhileAnotherChangesTheApp(t *testing.T) {
 	h := startHouse(t, newFakeSwarm(linked("pizza", 1)))
-	lease, err := h.Store.Lock(t.Context(), "target:pizza", store.Claim{Owner: "@bob", Reason: "scale"})
+	lease, err := h.Store.Lock(t.Context(), "target:app/pizza", store.Claim{Owner: "@bob", Reason: "scale"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -53,14 +53,6 @@ func (*NodeJoin) Kind() string     { return "join" }
 func (j *NodeJoin) Target() string { return j.Server.Host }
 func (*NodeJoin) Needs() Role      { return Admin }
 
-// Lock: a new manager changes the quorum.
-func (j *NodeJoin) Lock() string {
-	if j.Manager {
-		return lockManagers
-	}
-	return j.Target()
-}
-
 func (j *NodeJoin) role() string {
 	if j.Manager {
 		return "manager"

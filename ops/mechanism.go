@@ -179,7 +179,11 @@ func (r *Runner) applied(ctx context.Context, run *Run) error {
 	if err != nil {
 		return err
 	}
-	err = run.w.write(ctx, func(rec *record) { rec.Op, rec.Applied = op, true }, append(free, inFlight(run.ID))...)
+	err = run.w.write(ctx, func(rec *record) {
+		if rec.Op, rec.Applied, rec.Changed = op, true, run.locks; watches {
+			rec.Locks = nil
+		}
+	}, append(free, inFlight(run.ID))...)
 	switch {
 	case errors.Is(err, store.ErrLost), errors.Is(err, store.ErrFinal):
 		return err
@@ -251,6 +255,7 @@ func failed(err error) error {
 
 func (r *Run) plan(ctx context.Context) error {
 	plan, err := r.op.Plan(ctx, r)
+	r.nameTarget()
 	if err != nil {
 		return err
 	}
@@ -319,58 +324,4 @@ func (r *Run) recognise() (done bool, err error) {
 			Then("Waggle's log says why it died; ask for this again when that is mended.")
 	}
 	return false, nil
-}
-
-func targetKey(target string) string { return "target:" + target }
-
-// lock takes the target's lock. Who has no slow work behind it, and has changed nothing
-// before, is refused when it is held; else it is waited for.
-func (r *Runner) lock(ctx context.Context, run *Run, wait bool) (*store.Lease, error) {
-	deadline := time.NewTimer(r.Env.DeployTimeout)
-	defer deadline.Stop()
-	tick := time.NewTicker(300 * time.Millisecond)
-	defer tick.Stop()
-	what := run.op.Target()
-	if l, ok := run.op.(Locker); ok {
-		what = l.Lock()
-	}
-	for {
-		lease, err := r.Store.Lock(ctx, targetKey(what), r.claim(run))
-		held := new(store.HeldError)
-		if err == nil {
-			rec, busy, readErr := r.unsettled(ctx, what, run)
-			if readErr != nil {
-				lease.Release()
-				return nil, redisAway(readErr)
-			}
-			if busy {
-				lease.Release()
-				wait = true // it is taken up within seconds
-				err = &store.HeldError{Name: what, Claim: store.Claim{ID: rec.ID, Owner: rec.Actor.String(), Reason: rec.Kind, Since: rec.At}}
-			}
-		}
-		switch {
-		case err == nil:
-			run.locks = []string{what}
-			return lease, nil
-		case !errors.As(err, &held):
-			return nil, redisAway(err)
-		}
-		who := fmt.Sprintf("%s has been changing %s (%s) since %s", held.Owner, what, held.Reason, held.Since.UTC().Format("15:04:05 UTC"))
-		refused := Errorf(Locked, "%s", who).Then("Nothing was changed. Try again when that is done.")
-		if !wait {
-			return nil, refused
-		}
-		if err := r.calledOff(ctx, run); err != nil {
-			return nil, err
-		}
-		run.update(func(s *Status) { s.State, s.Note = Waiting, who })
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-deadline.C:
-			return nil, refused
-		case <-tick.C:
-		}
-	}
 }

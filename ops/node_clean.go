@@ -35,6 +35,7 @@ const AllNodes = "all"
 type NodeClean struct {
 	Node string `json:"node"` // or AllNodes
 
+	node    Node // unless it is AllNodes
 	engines []cleaned
 }
 
@@ -67,7 +68,7 @@ func (c *NodeClean) Plan(ctx context.Context, run *Run) (Plan, error) {
 		if err != nil {
 			return Plan{}, err
 		}
-		nodes = []Node{node}
+		c.node, nodes = node, []Node{node}
 	}
 	cluster, err := run.Swarm.Cluster(ctx)
 	if err != nil {

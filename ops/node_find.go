@@ -10,13 +10,18 @@ import (
 	"waggle/internal/nearest"
 )
 
-// findNode returns the node of that name, address or id, and all nodes.
+// minIDPrefix is the shortest beginning of a node's id that names it: with fewer
+// characters a mistyped hostname could be one.
+const minIDPrefix = 4
+
+// findNode returns the node of that name, address or id, or with that beginning of its
+// id, and all nodes.
 func findNode(ctx context.Context, swarm Nodes, name string) (Node, []Node, error) {
 	nodes, err := swarm.Nodes(ctx)
 	if err != nil {
 		return Node{}, nil, err
 	}
-	var found []Node
+	var found, prefixed []Node
 	var names []string
 	for _, n := range nodes {
 		if n.ID == name {
@@ -25,7 +30,14 @@ func findNode(ctx context.Context, swarm Nodes, name string) (Node, []Node, erro
 		if strings.EqualFold(n.Hostname, name) || n.Addr == name {
 			found = append(found, n)
 		}
+		if len(name) >= minIDPrefix && strings.HasPrefix(n.ID, name) {
+			prefixed = append(prefixed, n)
+		}
 		names = append(names, n.Hostname)
+	}
+	called := "%d nodes are called %s"
+	if len(found) == 0 {
+		found, called = prefixed, "The ids of %d nodes begin with %s"
 	}
 	switch len(found) {
 	case 1:
@@ -41,7 +53,7 @@ func findNode(ctx context.Context, swarm Nodes, name string) (Node, []Node, erro
 	for _, n := range found {
 		which = append(which, fmt.Sprintf("%s is %s at %s", n.ID, n.State, n.Addr))
 	}
-	return Node{}, nil, Errorf(Invalid, "%d nodes are called %s", len(found), name).
+	return Node{}, nil, Errorf(Invalid, called, len(found), name).
 		Then("Say which by its id: %s.", strings.Join(which, ", "))
 }
 

@@ -39,7 +39,6 @@ type NodeRemoval struct {
 func (*NodeRemove) Kind() string     { return "node-remove" }
 func (r *NodeRemove) Target() string { return r.Node }
 func (*NodeRemove) Needs() Role      { return Admin }
-func (*NodeRemove) Lock() string     { return lockManagers }
 
 // Plan says what is lost with the node, and refuses what would lose the quorum.
 func (r *NodeRemove) Plan(ctx context.Context, run *Run) (Plan, error) {

@@ -22,11 +22,6 @@ func (r *NodeRole) Kind() string {
 }
 func (r *NodeRole) Target() string { return r.Node }
 func (*NodeRole) Needs() Role      { return Admin }
-func (*NodeRole) Lock() string     { return lockManagers }
-
-// lockManagers is held by what changes who is a manager, so that two changes,
-// each harmless, do not lose the quorum together.
-const lockManagers = "the managers"
 
 func (r *NodeRole) role() string {
 	if r.Manager {

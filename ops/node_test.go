@@ -94,11 +94,17 @@ func TestDrainDoesNotEnd(t *testing.T) {
 func TestNodeNames(t *testing.T) {
 	swarm := newFakeSwarm()
 	swarm.nodes = append(swarm.nodes, ops.Node{ID: "id9", Hostname: "n2", State: "down", Addr: "10.0.0.9"})
+	for _, id := range []string{"k3vz8q2m1x", "k3vz9q2m1x"} {
+		swarm.nodes = append(swarm.nodes, ops.Node{ID: id, Hostname: "h" + id[4:], State: "ready", Addr: "10.0.1." + id[4:5]})
+	}
 	h := startHouse(t, swarm)
 	says(t, h.plans(t, "op1", drain("n2")), ops.Refused, "2 nodes are called n2. Say which by its id: id2 is ready at 10.0.0.2, id9 is down at 10.0.0.9.")
 	says(t, h.plans(t, "op2", drain("n33")), ops.Refused, `There is no node "n33" in this swarm. Did you mean`)
-	says(t, h.plans(t, "op3", drain("elephant")), ops.Refused, "There is: n1, n2, n3, n2.")
+	says(t, h.plans(t, "op3", drain("elephant")), ops.Refused, "There is: n1, n2, n3, n2, h8q2m1x, h9q2m1x.")
 	says(t, h.plans(t, "op4", drain("N3")), ops.DryRun)
+	says(t, h.plans(t, "op5", drain("k3vz9")), ops.DryRun)
+	says(t, h.plans(t, "op6", drain("k3vz")), ops.Refused, "The ids of 2 nodes begin with k3vz. Say which by its id: k3vz8q2m1x is ready at 10.0.1.8")
+	says(t, h.plans(t, "op7", drain("id")), ops.Refused, `There is no node "id"`)
 }
 
 func TestRoles(t *testing.T) {

@@ -69,11 +69,12 @@ const (
 	EffectTakenBack                     // it was there, and the swarm has gone back
 )
 
-// Locker is an operation that does not run beside others of the same Lock, though
-// their targets differ.
+// Locker is an operation that changes other things than one app.
 type Locker interface {
 	Operation
-	Lock() string
+	// Locks are the things that it changes, the one that it is about first. It is asked
+	// after Plan, which has found them; their ids are "" before.
+	Locks() []Target
 }
 
 // Sealer is an operation with secrets in it. They are sealed before anything of it

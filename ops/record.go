@@ -37,7 +37,8 @@ type record struct {
 	Approved *Decision `json:"approved,omitempty"` // of that plan
 	Applying bool      `json:"applying,omitempty"` // it may have changed something, so it cannot be called off any more
 	Applied  bool      `json:"applied,omitempty"`  // the change is written: it is only followed, never written again
-	Locks    []string  `json:"locks,omitempty"`    // that it holds with Applying, see unsettled
+	Locks    []string  `json:"locks,omitempty"`    // what nobody else may change until it has come to its end, see unsettled
+	Changed  []string  `json:"changed,omitempty"`  // what it has changed, with Applied
 	Note     string    `json:"note,omitempty"`     // of one that waits for its turn: what its message says
 	Away     time.Time `json:"away,omitzero"`      // since when a part that it needs does not answer
 
@@ -162,7 +163,7 @@ func (w *recordWriter) finish(ctx context.Context, run *Run, e Entry) (string, e
 		{Do: "SREM", Name: inflight, Args: []any{run.ID}},
 		w.due(auditEntry(run.ID), 0),
 	}
-	for _, lock := range run.locks {
+	for _, lock := range w.record().Locks {
 		also = append(also, store.Command{Do: "DEL", Name: applyingKey(lock)})
 	}
 	forge, tells := run.endStatus()

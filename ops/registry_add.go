@@ -24,7 +24,6 @@ func NewRegistryAdd(r Registry, password secret.Text) *RegistryAdd {
 func (*RegistryAdd) Kind() string     { return "registry-add" }
 func (a *RegistryAdd) Target() string { return a.Registry.Name }
 func (*RegistryAdd) Needs() Role      { return Admin }
-func (a *RegistryAdd) Lock() string   { return registryLock(a.Registry.Name) }
 
 // Seal implements Sealer.
 func (a *RegistryAdd) Seal(key secret.Key) error { return a.Registry.Seal(key, a.password) }

@@ -26,10 +26,6 @@ type registryChange struct {
 	services     []Service
 }
 
-// registryLock keeps two changes of a registry apart, and them from an app of the
-// same name.
-func registryLock(name string) string { return "registry " + name }
-
 // plan reads, and works out what the change makes of the registries.
 func (c *registryChange) plan(ctx context.Context, run *Run, change func(Registries) (Registries, error)) error {
 	var err error

@@ -17,7 +17,6 @@ type RegistryDefault struct {
 func (*RegistryDefault) Kind() string     { return "registry-default" }
 func (d *RegistryDefault) Target() string { return d.Name }
 func (*RegistryDefault) Needs() Role      { return Admin }
-func (*RegistryDefault) Lock() string     { return registryLock("default") }
 
 // Plan lists the apps whose images are elsewhere.
 func (d *RegistryDefault) Plan(ctx context.Context, run *Run) (Plan, error) {

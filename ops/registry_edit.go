@@ -28,7 +28,6 @@ func NewRegistryEdit(r Registry, password secret.Text, seen string) *RegistryEdi
 func (*RegistryEdit) Kind() string     { return "registry-edit" }
 func (e *RegistryEdit) Target() string { return e.Registry.Name }
 func (*RegistryEdit) Needs() Role      { return Admin }
-func (e *RegistryEdit) Lock() string   { return registryLock(e.Registry.Name) }
 
 // Seal implements Sealer.
 func (e *RegistryEdit) Seal(key secret.Key) error { return e.Registry.Seal(key, e.password) }

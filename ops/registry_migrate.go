@@ -37,7 +37,6 @@ type Move struct {
 func (*RegistryMigrate) Kind() string   { return "registry-migrate" }
 func (*RegistryMigrate) Target() string { return "images" }
 func (*RegistryMigrate) Needs() Role    { return Admin }
-func (*RegistryMigrate) Lock() string   { return registryLock("migrate") }
 
 // migrates says whether the service is one to be moved to that registry.
 func (s Service) migrates(rs Registries, to Registry) bool {

@@ -234,7 +234,7 @@ func TestRegistryEditGoesOn(t *testing.T) {
 func TestLoginWaitsForADeploy(t *testing.T) {
 	swarm := newFakeSwarm(linked("pizza", 1))
 	h := startHouse(t, swarm)
-	lease, err := h.Store.Lock(t.Context(), "target:pizza", store.Claim{Owner: "bob", Reason: "deploy"})
+	lease, err := h.Store.Lock(t.Context(), "target:app/pizza", store.Claim{Owner: "bob", Reason: "deploy"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -35,7 +35,6 @@ type RegistryPrune struct {
 func (*RegistryPrune) Kind() string     { return "registry-prune" }
 func (p *RegistryPrune) Target() string { return "images" }
 func (*RegistryPrune) Needs() Role      { return Admin }
-func (*RegistryPrune) Lock() string     { return registryLock("prune") }
 
 // Plan says how many images of which app go.
 func (p *RegistryPrune) Plan(ctx context.Context, run *Run) (Plan, error) {

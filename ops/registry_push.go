@@ -20,7 +20,6 @@ func (p *RegistryPush) Kind() string {
 }
 func (p *RegistryPush) Target() string { return p.Name }
 func (*RegistryPush) Needs() Role      { return Admin }
-func (p *RegistryPush) Lock() string   { return registryLock(p.Name) }
 
 // Plan says what becomes of the default, and of the apps that are built.
 func (p *RegistryPush) Plan(ctx context.Context, run *Run) (Plan, error) {

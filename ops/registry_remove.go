@@ -16,7 +16,6 @@ type RegistryRemove struct {
 func (*RegistryRemove) Kind() string     { return "registry-remove" }
 func (r *RegistryRemove) Target() string { return r.Name }
 func (*RegistryRemove) Needs() Role      { return Admin }
-func (r *RegistryRemove) Lock() string   { return registryLock(r.Name) }
 
 // Plan lists who pulls from there, and what becomes of them.
 func (r *RegistryRemove) Plan(ctx context.Context, run *Run) (Plan, error) {

@@ -59,7 +59,6 @@ type RegistrySetting struct {
 func (*RegistrySetup) Kind() string     { return "registry-setup" }
 func (s *RegistrySetup) Target() string { return s.Name }
 func (*RegistrySetup) Needs() Role      { return Admin }
-func (*RegistrySetup) Lock() string     { return registryLock("setup") }
 
 // CheckSetup says what is wrong with an address for a registry of the swarm's own.
 func CheckSetup(address string) (domain string, port Port, err error) {

@@ -151,7 +151,7 @@ func TestResumedWatchIsInNobodysWay(t *testing.T) {
 
 	other := store.Open(redis.Options())
 	defer other.Close()
-	lease, err := other.Lock(t.Context(), "target:pizza", store.Claim{Owner: "@bob", Reason: "deploy"})
+	lease, err := other.Lock(t.Context(), "target:app/pizza", store.Claim{Owner: "@bob", Reason: "deploy"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -292,7 +292,7 @@ func (r *Runner) attempt(ctx context.Context, w *recordWriter) error {
 
 	run := &Run{Env: r.Env, Request: rec.Request, Log: log, op: op, w: w}
 	run.hold = func(ctx context.Context, app string) (*store.Lease, error) {
-		return r.Store.Lock(ctx, targetKey(app), r.claim(run))
+		return r.Store.Lock(ctx, appTarget(app).lockKey(), r.claim(run))
 	}
 	run.status = Status{ID: rec.ID, Kind: op.Kind(), Target: op.Target(), Title: rec.Title, Actor: rec.Actor, State: Planning, Began: rec.At}
 	run.message = r.teller(rec.Request, rec.Begun > 0 || rec.State != "")
@@ -312,7 +312,8 @@ func (r *Runner) attempt(ctx context.Context, w *recordWriter) error {
 	} else {
 		turn, end, err = r.takeTurn(w.lease.Context(), run)
 	}
-	if wait := new(notYet); errors.As(err, &wait) {
+	wait := new(notYet)
+	if errors.As(err, &wait) {
 		return r.wait(ctx, run, wait.why)
 	}
 	if err == nil {
@@ -326,6 +327,8 @@ func (r *Runner) attempt(ctx context.Context, w *recordWriter) error {
 	switch {
 	case errors.Is(err, errPark):
 		return r.park(ctx, run)
+	case errors.As(err, &wait):
+		return r.wait(ctx, run, wait.why)
 	case errors.Is(err, store.ErrLost), errors.Is(err, store.ErrFinal):
 		return err
 	case errors.Is(err, queue.ErrInterrupted):
@@ -375,9 +378,6 @@ func (r *Runner) interrupted(ctx context.Context, run *Run) error {
 func (r *Runner) finish(ctx context.Context, run *Run) error {
 	ctx, cancel := detached(ctx)
 	defer cancel()
-	if len(run.locks) == 0 {
-		run.locks = run.w.record().Locks
-	}
 	for {
 		entry, err := run.w.finish(ctx, run, r.auditEntry(run))
 		switch {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -319,13 +320,22 @@ func TestWhoMayNotIsRefusedBeforeAnything(t *testing.T) {
 	}
 }
 
+// TestLockedByAnother: a quick command waits a moment for its turn, and is refused then.
 func TestLockedByAnother(t *testing.T) {
-	h := startHouse(t, newFakeSwarm(ops.Service{Name: "pizza", Replicas: 3}))
-	lease, err := h.Store.Lock(t.Context(), "target:pizza", store.Claim{Owner: "@bob", Reason: "scale"})
+	var ahead atomic.Int64 // of the clock
+	h := startHouse(t, newFakeSwarm(ops.Service{Name: "pizza", Replicas: 3}), func(r *ops.Runner) {
+		r.Env.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	})
+	lease, err := h.Store.Lock(t.Context(), "target:app/pizza", store.Claim{Owner: "@bob", Reason: "scale"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := h.scale(t, "op1", &ops.Scale{App: "pizza", Replicas: 5})
+	h.submit(t, asked("op1"), &ops.Scale{App: "pizza", Replicas: 5})
+	h.wait(t, func(s ops.Status) bool {
+		return s.ID == "op1" && s.State == ops.Waiting && strings.HasPrefix(s.Note, "@bob has been changing pizza (scale)")
+	})
+	ahead.Store(int64(4 * time.Second))
+	got := h.final(t, "op1")
 	since := time.Now().UTC().Format("15:04")
 	if got.State != ops.Refused || !strings.HasPrefix(got.Err.Sentence, "@bob has been changing pizza (scale) since "+since) {
 		t.Errorf("got %s %q", got.State, got.Err.Sentence)

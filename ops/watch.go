@@ -67,7 +67,7 @@ func (r *Run) lastChanges() []store.Command {
 
 // successor names who changed last what this operation has changed, as well as that is known.
 func (r *Run) successor(ctx context.Context) string {
-	for _, lock := range r.w.record().Locks {
+	for _, lock := range r.w.record().Changed {
 		var last lastChange
 		if err := r.w.store.Get(ctx, lastChangeKey(lock), &last); err == nil && last.ID != r.ID {
 			if last.Title == "" {
