@@ -128,7 +128,11 @@ func (c *AppCreate) Plan(ctx context.Context, run *Run) (Plan, error) {
 			return Plan{}, err
 		}
 		m.Constraints = append(m.Constraints, "node.id == "+node.ID)
-		plan.Diffs = append(plan.Diffs, Diff{What: "its data", From: "none", To: fmt.Sprintf("%s on %s", join(c.Volumes), node.Hostname)})
+		where := ""
+		if c.Node != "" { // else it is Waggle's choice, by where there is room now
+			where = " on " + node.Hostname
+		}
+		plan.Diffs = append(plan.Diffs, Diff{What: "its data", From: "none", To: join(c.Volumes) + where})
 		plan.Facts = append(plan.Facts, fmt.Sprintf("it has persistent data, so it runs on %s only and its updates stop the old task first", node.Hostname))
 		view.Constraints = m.Constraints
 		if c.Replicas > 1 {

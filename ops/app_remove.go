@@ -54,10 +54,12 @@ func (r *AppRemove) Plan(ctx context.Context, run *Run) (Plan, error) {
 		return Plan{}, err
 	}
 	r.homes = w.homes(svc)
-	got := w.observe(svc)
 	plan := Plan{
-		Diffs:    []Diff{{What: "app " + r.App, From: svc.replicasText(got) + " of " + withoutDigest(svc.Image), To: "removed"}},
-		Approval: "it removes " + r.App,
+		Diffs:    []Diff{{What: "app " + svc.Name, From: withoutDigest(svc.Image), To: "removed"}},
+		Approval: "it removes " + svc.Name,
+	}
+	if got := w.observe(svc); !svc.job() {
+		plan.Facts = []string{fmt.Sprintf("%d/%d running now", got.Running, got.Wanted)}
 	}
 	var have []string
 	for _, m := range svc.Mounts {
@@ -73,7 +75,10 @@ func (r *AppRemove) Plan(ctx context.Context, run *Run) (Plan, error) {
 			return Plan{}, Errorf(Invalid, "%s uses the volume %s as well, so it cannot go with %s", other, m.Source, r.App).
 				Then("Remove %s without it: `/app remove %[1]s`.", r.App)
 		}
-		plan.Diffs = append(plan.Diffs, Diff{What: "volume " + m.Source + on(r.homes), From: "the data of " + r.App, To: "removed, for good"})
+		plan.Diffs = append(plan.Diffs, Diff{What: "volume " + m.Source, From: "the data of " + svc.Name, To: "removed, for good"})
+		if len(r.homes) > 0 {
+			plan.Facts = append(plan.Facts, fmt.Sprintf("the volume %s is%s", m.Source, on(r.homes)))
+		}
 	}
 	for _, v := range r.Volumes {
 		if !slices.Contains(have, v) {

@@ -217,7 +217,7 @@ func TestCreate(t *testing.T) {
 		"of an image": {op: &ops.AppCreate{App: "pizza", Image: "nginx:1.27", Replicas: 2, Ports: []ops.Port{{Published: 80, Target: 80, Protocol: "tcp"}}}, state: ops.Done,
 			says: []string{"app pizza none → 2 replicas of nginx:1.27", "pizza runs 2 of 2", "it has no health check of its own"}, check: func(n ops.NewService) bool { return n.Image == "nginx:1.27" && n.Replicas == 2 }},
 		"with data": {op: &ops.AppCreate{App: "pizza", Repo: repo, Replicas: 1, Node: "n3", Volumes: []ops.Mount{{Type: "volume", Source: "data", Target: "/data"}}}, state: ops.Done,
-			says: []string{"its data none → data:/data on n3", "runs on n3 only and its updates stop the old task first"}, check: func(n ops.NewService) bool {
+			says: []string{"its data none → data:/data", "runs on n3 only and its updates stop the old task first"}, check: func(n ops.NewService) bool {
 				return fmt.Sprint(n.Constraints) == "[node.id == id3]" && n.UpdateOrder == "stop-first"
 			}},
 		"shared data waits": {op: &ops.AppCreate{App: "pizza", Image: "x", Replicas: 2, Volumes: []ops.Mount{{Type: "volume", Source: "data", Target: "/data"}}}, state: ops.Pending, says: []string{"which its replicas would share"}},
@@ -250,7 +250,7 @@ func TestRemoveApp(t *testing.T) {
 		Secrets: []ops.SecretRef{{ID: "s1", Name: "db.PASSWORD.1", File: "PASSWORD"}, {ID: "s2", Name: "shared", File: "shared"}}}}
 	h := startHouse(t, newFakeSwarm(db, ops.Service{Name: "web", Replicas: 1, Labels: map[string]string{"com.docker.stack.namespace": "shop"}}), withKey(t))
 	waits := h.pends(t, "op1", &ops.AppRemove{App: "db", Volumes: []string{"db-data"}})
-	says(t, waits, ops.Pending, "app db 1/1 of db:1 → removed", "volume db-data on n1 the data of db → removed, for good", "the volume db-log stays on n1", "1 secret of its own is removed")
+	says(t, waits, ops.Pending, "app db db:1 → removed", "1/1 running now", "volume db-data the data of db → removed, for good", "the volume db-data is on n1", "the volume db-log stays on n1", "1 secret of its own is removed")
 	h.decide(t, "click1", "bob", waits.Token, ops.Approve, "")
 	says(t, h.final(t, "op1"), ops.Done, "db is removed, and with it the volume db-data on n1")
 	if h.swarm.services["db"] != nil || fmt.Sprint(h.swarm.volumesGone) != "[db-data]" || fmt.Sprint(h.swarm.secretsGone) != "[s1]" {

@@ -106,7 +106,7 @@ func (c *NodeClean) Plan(ctx context.Context, run *Run) (Plan, error) {
 			run.Defer(func() { _ = s.Close() }) // nothing is lost with it
 		}
 	}
-	var plan Plan
+	plan := Plan{Diffs: []Diff{{What: "old images on " + c.Locks()[0].Name, From: "kept", To: "removed"}}}
 	c.engines = nil
 	for i, e := range found {
 		if problems[i] != nil {
@@ -114,9 +114,9 @@ func (c *NodeClean) Plan(ctx context.Context, run *Run) (Plan, error) {
 			continue
 		}
 		c.engines = append(c.engines, e)
-		plan.Diffs = append(plan.Diffs, Diff{What: e.node.Hostname, From: fmt.Sprintf("%s, %s", many(e.count, "old image"), bytesText(e.bytes)), To: "none"})
+		plan.Facts = append(plan.Facts, fmt.Sprintf("%s: %s, %s", e.node.Hostname, many(e.count, "old image"), bytesText(e.bytes)))
 	}
-	plan.Facts = []string{"images that a release, a service or a container needs stay; so does what is no app's"}
+	plan.Facts = append(plan.Facts, "images that a release, a service or a container needs stay; so does what is no app's")
 	return plan, nil
 }
 

@@ -74,7 +74,7 @@ func (r *NodeRemove) Plan(ctx context.Context, run *Run) (Plan, error) {
 		return Plan{}, err
 	}
 	plan := Plan{
-		Diffs:    []Diff{{What: "node " + node.Hostname, From: fmt.Sprintf("%s, %s", node.Role, node.State), To: "removed"}},
+		Diffs:    []Diff{{What: "node " + node.Hostname, From: node.Role, To: "removed"}},
 		Approval: fmt.Sprintf("it takes %s (%s) out of the swarm", node.Hostname, node.Addr),
 	}
 	services, err := run.Swarm.Services(ctx)

@@ -182,7 +182,7 @@ func TestRemove(t *testing.T) {
 	h := startHouse(t, newFakeSwarm(pizza, db))
 	h.servers.member["10.0.0.2"] = ops.Membership{State: "active", NodeID: "id2"}
 	waits := h.pends(t, "op1", &ops.NodeRemove{Node: "n2"})
-	says(t, waits, ops.Pending, "node n2 worker, ready → removed", "db pinned to n2 → no node may run it", "the data of db is on n2 and is not moved",
+	says(t, waits, ops.Pending, "node n2 worker → removed", "db pinned to n2 → no node may run it", "the data of db is on n2 and is not moved",
 		"moves to other nodes: pizza", "db has no other place and stays down", "it takes n2 (10.0.0.2) out of the swarm")
 	h.decide(t, "click1", "bob", waits.Token, ops.Approve, "")
 	got := h.final(t, "op1")
@@ -205,7 +205,7 @@ func TestRemoveWhatDoesNotAnswer(t *testing.T) {
 	h := startHouse(t, swarm)
 	says(t, h.plans(t, "op1", &ops.NodeRemove{Node: "n2"}), ops.Refused, "n2 is down, so its tasks cannot be moved in good order. Bring it back, or type `/node remove n2 --force`")
 	waits := h.pends(t, "op2", &ops.NodeRemove{Node: "n2", Force: true})
-	says(t, waits, ops.Pending, "node n2 worker, down → removed", "n2 is down: what it ran is given up")
+	says(t, waits, ops.Pending, "node n2 worker → removed", "n2 is down: what it ran is given up")
 	h.decide(t, "click2", "bob", waits.Token, ops.Approve, "")
 	says(t, h.final(t, "op2"), ops.Done, "n2 is removed; should it come back, type `docker swarm leave --force` on it")
 	if len(h.servers.asked) > 0 || len(h.swarm.nodes) != 2 {
@@ -325,7 +325,7 @@ func TestClean(t *testing.T) {
 	h := startHouse(t, swarm)
 	h.servers.images = map[string][]ops.LocalImage{"10.0.0.2": images}
 	s := h.does(t, "op1", &ops.NodeClean{Node: ops.AllNodes})
-	says(t, s, ops.Done, "n1 1 old image, 512 MB → none", "n2 1 old image, 512 MB → none", "n3 is left out (it was joined by hand, so its host key is not known here)",
+	says(t, s, ops.Done, "old images on all nodes kept → removed", "n1: 1 old image, 512 MB", "n2: 1 old image, 512 MB", "n3 is left out (it was joined by hand, so its host key is not known here)",
 		"2 old images, 1.0 GB at most, removed from 2 nodes")
 	want := "[reg:5000/acme/pizza:old reg:5000/acme/pizza@" + at("3") + "]"
 	if fmt.Sprint(swarm.imagesGone) != want || len(h.servers.imagesGone) != 2 || h.servers.open != 0 {

@@ -17,6 +17,9 @@ func (d Diff) String() string {
 // prints, what an approver reads, and what is checked again before it is
 // applied. A plan that cannot be carried out is an error instead.
 type Plan struct {
+	// Diffs are what is asked for, and they alone are compared when a plan is checked
+	// again. What is only observed (task and node states, where tasks run, free space)
+	// is a Fact or a Warning: it changes by itself while somebody is about to approve.
 	Diffs    []Diff   `json:"diffs"`
 	Facts    []string `json:"facts,omitempty"`    // what to know about it, to decide
 	Warnings []string `json:"warnings,omitempty"` // what stands in the way without forbidding it

@@ -413,7 +413,7 @@ func TestRegistrySetup(t *testing.T) {
 	swarm.save(ops.Registries{})
 	h := startHouse(t, swarm)
 	got := h.does(t, "setup", &ops.RegistrySetup{Name: "local"})
-	says(t, got, ops.Done, "the routing mesh opens port 5000 on all addresses of every node", "local runs at 127.0.0.1:5000 on n1", "and built images are pushed there", "service waggle-registry none → a registry on n1", "default push registry none → local")
+	says(t, got, ops.Done, "the routing mesh opens port 5000 on all addresses of every node", "local runs at 127.0.0.1:5000 on n1", "and built images are pushed there", "service waggle-registry none → a registry", "is in the volume waggle-registry on n1", "default push registry none → local")
 	if len(swarm.made) != 1 {
 		t.Fatalf("%d services made", len(swarm.made))
 	}
@@ -626,7 +626,7 @@ func TestRegistryPrune(t *testing.T) {
 	h.images.images["127.0.0.1:5000/pizza:four"] = h.images.images["127.0.0.1:5000/pizza:4"]
 	h.images.images["127.0.0.1:5000/team/old:1"] = ops.Image{Digest: at(9)} // says no date
 	plan := h.plans(t, "dry", &ops.RegistryPrune{Keep: 1})
-	says(t, plan, ops.DryRun, "pizza 6 images → 3 images", "the newest 1 of each app")
+	says(t, plan, ops.DryRun, "images in local all → the newest 1 of each app", "pizza: removes 3 of 6 images")
 	swarm.tasks = func(s ops.Service) []ops.Task {
 		if s.Name == "waggle-registry-collect" {
 			return []ops.Task{{ID: "gc", State: "complete", Desired: "complete"}}

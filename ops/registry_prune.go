@@ -57,8 +57,8 @@ func (p *RegistryPrune) Plan(ctx context.Context, run *Run) (Plan, error) {
 		return Plan{}, err
 	}
 	plan := Plan{
-		Diffs: []Diff{{What: "space of " + p.reg.Name, From: "as it is", To: "collected"}},
-		Facts: []string{fmt.Sprintf("images that a release or a service names stay, and the newest %d of each app", p.Keep),
+		Diffs: []Diff{{What: "images in " + p.reg.Name, From: "all", To: fmt.Sprintf("the newest %d of each app", p.Keep)}},
+		Facts: []string{"images that a release or a service names stay",
 			"the registry is stopped while its space is collected: what is pushed or pulled then waits"},
 	}
 	if p.Decided {
@@ -79,7 +79,7 @@ func (p *RegistryPrune) Plan(ctx context.Context, run *Run) (Plan, error) {
 		}
 		gone := unnamed(all, namedDigests(services), p.Keep)
 		if len(gone) > 0 {
-			plan.Diffs = append(plan.Diffs, Diff{What: repo, From: many(len(all), "image"), To: many(len(all)-len(gone), "image")})
+			plan.Facts = append(plan.Facts, fmt.Sprintf("%s: removes %d of %s", repo, len(gone), many(len(all), "image")))
 		}
 		for _, img := range gone {
 			p.next = append(p.next, p.reg.Domain+"/"+repo+"@"+img.Digest)

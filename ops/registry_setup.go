@@ -127,7 +127,7 @@ func (s *RegistrySetup) Plan(ctx context.Context, run *Run) (Plan, error) {
 	}
 	plan := Plan{
 		Diffs: []Diff{
-			{What: "service " + managedService, From: "none", To: "a registry on " + node.Hostname},
+			{What: "service " + managedService, From: "none", To: "a registry" + s.asked(node)},
 			{What: "registry " + s.Name, From: "none", To: domain + " as " + managedUser},
 		},
 		Facts: []string{fmt.Sprintf("its data is in the volume %s on %s, and goes with that node", managedVolume, node.Hostname)},
@@ -185,6 +185,14 @@ func (s *RegistrySetup) again(run *Run) (Plan, error) {
 		return Plan{}, err
 	}
 	return Plan{Diffs: []Diff{{What: "registry " + s.Name, From: "runs, but is not known", To: domain + " as " + managedUser}}}, nil
+}
+
+// asked says on which node somebody wants the registry; "" leaves the choice to Waggle.
+func (s *RegistrySetup) asked(node Node) string {
+	if s.Node == "" {
+		return ""
+	}
+	return " on " + node.Hostname
 }
 
 // node finds where the registry is to run.

@@ -96,9 +96,9 @@ func TestDataStaysWhereItIs(t *testing.T) {
 	b.service("reader", "--mount", "type=volume,source=db-data,target=/data", "--constraint", "node.hostname=="+here)
 	b.say(ada, "/app remove db --volumes db-data")
 	b.sees(ada, "reader uses the volume db-data as well, so it cannot go with db")
-	contains(t, "the plan", b.planned("/app remove cache"), "app cache 3/3 of", "the volume cache-data stays on node-1, node-2, node-3; `--volumes cache-data` would remove it too")
+	contains(t, "the plan", b.planned("/app remove cache"), "app cache", "3/3 running now", "the volume cache-data stays on node-1, node-2, node-3; `--volumes cache-data` would remove it too")
 	b.say(ada, "/app remove cache --volumes cache-data")
-	waits = b.seesAbout("volume cache-data on node-1, node-2, node-3", "waits for an approval")
+	waits = b.seesAbout("the volume cache-data is on node-1, node-2, node-3", "waits for an approval")
 	b.click(grace, waits, "approve")
 	m = b.sees(ada, "cache is removed, and with it the volume cache-data on node-1, the volume cache-data on node-2; what is left: the volume cache-data on node-3")
 	contains(t, "the message", m.Plain(), "joined by hand", "type `docker volume rm cache-data` there")
@@ -150,7 +150,7 @@ func TestCleanNodes(t *testing.T) {
 		}
 		return true
 	})
-	contains(t, "the plan", b.planned("/node clean all"), "node-1 1 old image", "node-2 1 old image", "node-3 is left out (it was joined by hand", "docker image prune --all", "images that a release, a service or a container needs stay")
+	contains(t, "the plan", b.planned("/node clean all"), "node-1: 1 old image", "node-2: 1 old image", "node-3 is left out (it was joined by hand", "docker image prune --all", "images that a release, a service or a container needs stay")
 	b.say(ada, "/node clean all")
 	m := b.sees(ada, "2 old images, ")
 	contains(t, "the message", m.Plain(), "removed from 2 nodes")

@@ -152,7 +152,7 @@ func TestNodeLife(t *testing.T) {
 	// The only other manager goes; its engine leaves by itself.
 	b.say(ada, "/node remove "+manager.Name)
 	m := b.seesAbout("out of the swarm", "waits for an approval")
-	contains(t, "the plan", m.Plain(), "node "+manager.Name+" manager, ready → removed", "then 1 of 1 manager reachable")
+	contains(t, "the plan", m.Plain(), "node "+manager.Name+" manager → removed", "then 1 of 1 manager reachable")
 	b.click(grace, m, "approve")
 	done = b.sees(ada, manager.Name+" is removed; its engine left")
 	contains(t, "the message", done.Plain(), "✓ drain", "✓ demote", "✓ leave", "✓ remove")
@@ -169,7 +169,7 @@ func TestNodeLife(t *testing.T) {
 	b.say(ada, "/node remove "+worker.Name)
 	b.sees(ada, worker.Name+" is down, so its tasks cannot be moved in good order")
 	b.say(ada, "/node remove "+worker.Name+" --force")
-	b.approve(worker.Name + " worker, down → removed")
+	b.approve(worker.Name + " worker → removed")
 	b.sees(ada, worker.Name+" is removed; should it come back")
 
 	b.say(grace, "/swarm audit")
@@ -225,7 +225,7 @@ func TestJoinByHand(t *testing.T) {
 
 	// A node that was joined by hand is removed like any other.
 	b.say(ada, "/node remove "+n.Name)
-	b.approve(n.Name + " worker, ready → removed")
+	b.approve(n.Name + " worker → removed")
 	b.sees(ada, n.Name+" is removed; its engine left")
 
 	b.say(ada, "/join-node rotate worker")
