@@ -29,6 +29,20 @@ func (s Service) linked() []string {
 	return out
 }
 
+// gated says whether pushes that deploy the service wait for an approval. Whoever could
+// take that off alone, or have it follow another branch, would need none.
+func (s Service) gated() bool { return s.Labels[LabelApprove] == "push" }
+
+// ungates is why a change that takes off the approval of pushes needs one.
+func (s Service) ungates() string {
+	return "pushes to " + s.Name + " would deploy without an approval"
+}
+
+// redirects is why a change of the repository or branch of a gated service needs an approval.
+func (s Service) redirects() string {
+	return "pushes to " + s.Name + " need approval, and this changes which ones deploy"
+}
+
 // AppLink makes a service deployable by pushes to a repository, or takes that away.
 type AppLink struct {
 	App    string `json:"app"`
@@ -77,6 +91,9 @@ func (l *AppLink) Plan(ctx context.Context, run *Run) (Plan, error) {
 			}
 			plan.Diffs = append(plan.Diffs, Diff{What: k, From: from, To: "none"})
 		}
+		if svc.gated() {
+			plan.Approval = "once it is linked again, " + svc.ungates()
+		}
 		plan.Facts = []string{"no task is restarted; it runs on, and its releases stay"}
 		plan.Undo = fmt.Sprintf("/app link %s %s %s", l.App, svc.Labels[LabelRepo], svc.Labels[LabelBranch])
 		return plan, nil
@@ -90,6 +107,9 @@ func (l *AppLink) Plan(ctx context.Context, run *Run) (Plan, error) {
 		l.change.Labels[LabelBranch] = l.Branch
 	} else {
 		l.change.Unset = []string{LabelBranch}
+	}
+	if svc.gated() && (l.Repo != svc.Labels[LabelRepo] || l.Branch != svc.Labels[LabelBranch]) {
+		plan.Approval = svc.redirects()
 	}
 	plan.Facts = []string{"no task is restarted; the next push deploys it"}
 	if ids := svc.buildSecretIDs(); len(ids) > 0 {

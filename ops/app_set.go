@@ -490,6 +490,14 @@ func (a *AppSet) Plan(ctx context.Context, run *Run) (Plan, error) {
 			undo += fmt.Sprintf(" %s=%q", name, from)
 		}
 	}
+	if svc.gated() {
+		switch branch, ok := a.change.Labels[LabelBranch]; {
+		case slices.Contains(a.change.Unset, LabelApprove):
+			plan.Approval = svc.ungates()
+		case ok && branch != svc.Labels[LabelBranch], slices.Contains(a.change.Unset, LabelBranch) && svc.Labels[LabelBranch] != "":
+			plan.Approval = svc.redirects()
+		}
+	}
 	if a.restarts {
 		if err := a.consequences(ctx, run, &plan); err != nil {
 			return Plan{}, err

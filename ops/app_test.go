@@ -57,6 +57,48 @@ func TestLink(t *testing.T) {
 	}
 }
 
+// TestGate: whoever an approval of pushes restrains does not take it off alone.
+func TestGate(t *testing.T) {
+	const repo = "https://git.example.com/acme/pizza.git"
+	for name, tc := range map[string]struct {
+		op       ops.Operation
+		approval string // "" when nobody has to agree
+	}{
+		"gate off":                   {op: &ops.AppSet{App: "pizza", Values: map[string]string{"approve": "none"}}, approval: "pushes to pizza would deploy without an approval"},
+		"gate on":                    {op: &ops.AppSet{App: "pizza", Values: map[string]string{"approve": "push"}}},
+		"another branch":             {op: &ops.AppSet{App: "pizza", Values: map[string]string{"branch": "mine"}}, approval: "this changes which ones deploy"},
+		"any branch":                 {op: &ops.AppSet{App: "pizza", Values: map[string]string{"branch": "none"}}, approval: "this changes which ones deploy"},
+		"same branch":                {op: &ops.AppSet{App: "pizza", Values: map[string]string{"branch": "main"}}},
+		"off and away":               {op: &ops.AppSet{App: "pizza", Values: map[string]string{"branch": "mine", "approve": "none"}}, approval: "pushes to pizza would deploy without an approval"},
+		"something else":             {op: &ops.AppSet{App: "pizza", Values: map[string]string{"channel": "C1"}}},
+		"unlink":                     {op: &ops.AppLink{App: "pizza"}, approval: "once it is linked again, pushes to pizza would deploy without an approval"},
+		"link elsewhere":             {op: &ops.AppLink{App: "pizza", Repo: "https://git.example.com/mine.git", Branch: "main"}, approval: "this changes which ones deploy"},
+		"link to another branch":     {op: &ops.AppLink{App: "pizza", Repo: repo, Branch: "mine"}, approval: "this changes which ones deploy"},
+		"link to the default branch": {op: &ops.AppLink{App: "pizza", Repo: repo}, approval: "this changes which ones deploy"},
+		"link as it is":              {op: &ops.AppLink{App: "pizza", Repo: repo, Branch: "main"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			labels := map[string]string{ops.LabelRepo: repo, ops.LabelBranch: "main", ops.LabelApprove: "push"}
+			h := startHouse(t, newFakeSwarm(ops.Service{Name: "pizza", Replicas: 1, Labels: labels}), withKey(t))
+			if tc.approval == "" {
+				says(t, h.does(t, "op1", tc.op), ops.Done)
+			} else {
+				s := h.pends(t, "op1", tc.op)
+				if !strings.HasSuffix(s.Plan.Approval, tc.approval) || len(h.swarm.changes()) > 0 {
+					t.Errorf("%q, after %d changes", s.Plan.Approval, len(h.swarm.changes()))
+				}
+				h.decide(t, "click1", "ada", s.Token, ops.Approve, "")
+				says(t, h.final(t, "click1"), ops.Refused, "somebody else has to approve it")
+				h.decide(t, "click2", "bob", s.Token, ops.Approve, "")
+				says(t, h.final(t, "op1"), ops.Done)
+			}
+			labels = map[string]string{ops.LabelRepo: repo, ops.LabelBranch: "main"}
+			says(t, startHouse(t, newFakeSwarm(ops.Service{Name: "pizza", Replicas: 1, Labels: labels}), withKey(t)).does(t, "op1", tc.op), ops.Done)
+		})
+	}
+}
+
 func TestSet(t *testing.T) {
 	pizza := ops.Service{Name: "pizza", Replicas: 2, Image: "pizza:1", Settings: ops.Settings{UpdateOrder: "stop-first", Parallelism: 1, LimitMemory: 256 << 20,
 		Health: ops.Health{Test: []string{"CMD-SHELL", "true"}}}}

@@ -83,6 +83,9 @@ func (b *bench) touches(app, line, result string, kept bool, places ...string) (
 	}
 	seen := b.latest()
 	b.say(ada, line)
+	if gate := "would deploy without an approval"; strings.Contains(plan, gate) {
+		b.approve(gate)
+	}
 	b.next(seen, result)
 	if got := differ(before, b.spec(app), ""); !slices.Equal(got, places) {
 		b.Errorf("%s touched %q, want %q", line, got, places)
