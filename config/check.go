@@ -15,6 +15,10 @@ import (
 	"waggle/internal/secret"
 )
 
+// maxApprovalTTL is shorter than records live in Redis (queue.Retention), by an hour in
+// which the expiry is told.
+const maxApprovalTTL = 7*24*time.Hour - time.Hour
+
 var (
 	hostName    = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?$`)
 	networkName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
@@ -77,6 +81,9 @@ func check(s *Settings, add adder, bad map[string]bool) {
 		if d.value <= 0 {
 			add(d.key, "must be longer than nothing, write one like 20m")
 		}
+	}
+	if s.Approvals.TTL > maxApprovalTTL {
+		add("approvals.ttl", "%s is too long: what waits is kept in Redis for 7 days, write at most %dh", s.Approvals.TTL, maxApprovalTTL/time.Hour)
 	}
 	if s.Approvals.ScaleAbove < 0 {
 		add("approvals.scale_above", "%d is less than 0", s.Approvals.ScaleAbove)

@@ -152,7 +152,7 @@ type Roles struct {
 
 // Approvals are about changes that wait for somebody else.
 type Approvals struct {
-	TTL        time.Duration `koanf:"ttl" default:"30m" doc:"how long a change waits for its approval"`
+	TTL        time.Duration `koanf:"ttl" default:"30m" doc:"how long a change waits for its approval, at most 167h"`
 	Self       bool          `koanf:"self" default:"false" doc:"whether the asker may approve: true or false"`
 	ScaleAbove int           `koanf:"scale_above" default:"20" doc:"scaling above this many replicas needs an approval"`
 }
