@@ -4,6 +4,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -29,16 +30,20 @@ type Store struct {
 	steps  sync.Map // shape to *redis.Script
 }
 
-// Open returns a store on the given Redis without connecting yet.
+// Open returns a store on the given Redis without connecting yet. Options that are
+// set are kept; zero means unset.
 func Open(opts *redis.UniversalOptions) *Store {
 	o := *opts
-	o.DialTimeout, o.ReadTimeout, o.WriteTimeout = 2*time.Second, 3*time.Second, 3*time.Second
+	o.DialTimeout = cmp.Or(o.DialTimeout, 2*time.Second)
+	o.ReadTimeout = cmp.Or(o.ReadTimeout, 3*time.Second)
+	o.WriteTimeout = cmp.Or(o.WriteTimeout, 3*time.Second)
 	o.ContextTimeoutEnabled = true
 	// With more, whoever waits for an answer gives up before it is known that there is
 	// no connection, and cannot tell whether Redis has taken what it was sent.
-	o.DialerRetries = 2
+	o.DialerRetries = cmp.Or(o.DialerRetries, 2)
 	// A queue's worker and a dozen operations share the pool; idle ones are closed.
-	o.PoolSize, o.MinIdleConns = 20, 1
+	o.PoolSize = cmp.Or(o.PoolSize, 20)
+	o.MinIdleConns = cmp.Or(o.MinIdleConns, 1)
 	rdb := redis.NewUniversalClient(&o)
 	s := &Store{rdb: rdb, now: time.Now, ttl: leaseTTL, outage: &outage{now: time.Now}}
 	rdb.AddHook(namespace{})

@@ -70,6 +70,22 @@ func both(t *testing.T, test func(t *testing.T, o *redis.UniversalOptions)) {
 	})
 }
 
+// TestOptions: what the URL says is kept, and the rest is ours.
+func TestOptions(t *testing.T) {
+	opened := func(o redis.UniversalOptions) *redis.Options {
+		o.Addrs = []string{"127.0.0.1:1"}
+		return open(t, &o).rdb.(*redis.Client).Options()
+	}
+	o := opened(redis.UniversalOptions{})
+	if o.DialTimeout != 2*time.Second || o.ReadTimeout != 3*time.Second || o.WriteTimeout != 3*time.Second || o.PoolSize != 20 || o.MinIdleConns != 1 || o.DialerRetries != 2 || !o.ContextTimeoutEnabled {
+		t.Errorf("unset: %+v", o)
+	}
+	o = opened(redis.UniversalOptions{DialTimeout: 7 * time.Second, ReadTimeout: 8 * time.Second, WriteTimeout: 9 * time.Second, PoolSize: 5, MinIdleConns: 4, DialerRetries: 3})
+	if o.DialTimeout != 7*time.Second || o.ReadTimeout != 8*time.Second || o.WriteTimeout != 9*time.Second || o.PoolSize != 5 || o.MinIdleConns != 4 || o.DialerRetries != 3 {
+		t.Errorf("set: %+v", o)
+	}
+}
+
 func TestPutGet(t *testing.T) {
 	both(t, func(t *testing.T, o *redis.UniversalOptions) {
 		s, ctx := open(t, o), t.Context()
