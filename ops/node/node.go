@@ -27,7 +27,7 @@ type Options struct {
 	// StateDir is where Waggle's own key is kept. Empty means /var/lib/waggle for
 	// root, else $XDG_STATE_HOME/waggle or ~/.local/state/waggle.
 	StateDir string
-	// KnownHosts are the files with the host keys that a Tunnel accepts; nil means
+	// KnownHosts are the files with the host keys that a Tunnel accepts; none means
 	// ~/.ssh/known_hosts and /etc/ssh/ssh_known_hosts.
 	KnownHosts []string
 	// Log receives what is done without being asked for; nil discards it.

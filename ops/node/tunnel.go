@@ -53,7 +53,7 @@ func (s *Servers) Tunnel(host, user string) (*Tunnel, error) {
 			return nil, ops.Errorf(ops.Invalid, "docker.host has a wrong port")
 		}
 	}
-	if t.known == nil {
+	if len(t.known) == 0 {
 		if home, err := os.UserHomeDir(); err == nil {
 			t.known = append(t.known, filepath.Join(home, ".ssh", "known_hosts"))
 		}

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -49,6 +50,21 @@ func (c *client) through(s *sshd, known ...ssh.PublicKey) (*Tunnel, *swarm.Clien
 		}
 	})
 	return t, docker
+}
+
+// TestTunnelWithoutKnownHosts: no files are the usual files, also as an empty list.
+func TestTunnelWithoutKnownHosts(t *testing.T) {
+	home := t.TempDir()
+	t.Setenv("HOME", home)
+	for _, none := range [][]string{nil, {}} {
+		tunnel, err := New(Options{KnownHosts: none}).Tunnel("ssh://10.0.0.1", "root")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := []string{filepath.Join(home, ".ssh", "known_hosts"), "/etc/ssh/ssh_known_hosts"}; !slices.Equal(tunnel.known, want) {
+			t.Errorf("of %#v: %v", none, tunnel.known)
+		}
+	}
 }
 
 func TestTunnel(t *testing.T) {
