@@ -109,6 +109,10 @@ func (a *AppEnv) Plan(ctx context.Context, run *Run) (Plan, error) {
 		plan.Diffs = append(plan.Diffs, Diff{What: name, From: shown(name), To: to})
 	}
 	for _, name := range slices.Sorted(maps.Keys(a.SealedSecrets)) {
+		if full := a.secretName(run, name); len(full) > maxSecretName {
+			return Plan{}, Errorf(Invalid, "The swarm secret %s would have %d characters, and Docker allows %d", full, len(full), maxSecretName).
+				Then("Use a name that is %s shorter than %s.", many(len(full)-maxSecretName, "character"), name)
+		}
 		from := "not set"
 		if old, ok := svc.secret(name); ok {
 			from = "set"
@@ -155,6 +159,15 @@ func (a *AppEnv) drop(r SecretRef) {
 	}
 }
 
+// maxSecretName is Docker's limit for the name of a swarm secret.
+const maxSecretName = 64
+
+// secretName is the name of the swarm secret that holds a value. Secrets never change:
+// each value has a name of its own.
+func (a *AppEnv) secretName(run *Run, name string) string {
+	return fmt.Sprintf("%s.%s.%s", a.svc.Name, name, run.ID[max(0, len(run.ID)-8):])
+}
+
 // owns says whether Waggle made the secret for this app.
 func (s Service) owns(r SecretRef) bool { return strings.HasPrefix(r.Name, s.Name+".") }
 
@@ -181,14 +194,13 @@ func (a *AppEnv) Apply(ctx context.Context, run *Run) error {
 	}
 	a.change.AddSecrets = nil
 	for _, name := range slices.Sorted(maps.Keys(values)) {
-		// Secrets never change: each value has a name of its own.
-		full := fmt.Sprintf("%s.%s.%s", a.App, name, run.ID[max(0, len(run.ID)-8):])
+		full := a.secretName(run, name)
 		if old, ok := a.svc.secret(name); ok && old.Name == full {
 			a.change.DropSecrets = slices.DeleteFunc(a.change.DropSecrets, func(id string) bool { return id == old.ID })
 			a.replace = slices.DeleteFunc(a.replace, func(r SecretRef) bool { return r.ID == old.ID })
 			continue // done by an attempt that was cut off
 		}
-		id, err := run.Swarm.CreateSecret(ctx, full, values[name], map[string]string{LabelApp: a.App})
+		id, err := run.Swarm.CreateSecret(ctx, full, values[name], map[string]string{LabelApp: a.svc.Name})
 		if err != nil {
 			return err
 		}

@@ -235,6 +235,17 @@ func TestEnv(t *testing.T) {
 	}
 }
 
+// TestEnvLongSecretName: what Docker would refuse is said in the plan.
+func TestEnvLongSecretName(t *testing.T) {
+	h := startHouse(t, newFakeSwarm(ops.Service{Name: "pizza", Replicas: 1}), withKey(t))
+	set := func(id string, length int) ops.Status {
+		return h.plans(t, id, &ops.AppEnv{App: "pizza", Secrets: map[string]secret.Text{strings.Repeat("N", length): "canary"}})
+	}
+	const fits = 64 - len("pizza..op-00001")
+	says(t, set("op-00001", fits), ops.DryRun)
+	says(t, set("op-00002", fits+2), ops.Refused, "would have 66 characters, and Docker allows 64. Use a name that is 2 characters shorter")
+}
+
 func TestEnvWithoutAKey(t *testing.T) {
 	h := startHouse(t, newFakeSwarm(ops.Service{Name: "pizza", Replicas: 2}), withKey(t), func(r *ops.Runner) { r.Env.SecretKey = secret.Key{} })
 	err := h.Submit(t.Context(), asked("op1"), &ops.AppEnv{App: "pizza", Set: map[string]secret.Text{"A": "b"}})
