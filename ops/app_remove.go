@@ -55,11 +55,12 @@ func (r *AppRemove) Plan(ctx context.Context, run *Run) (Plan, error) {
 	}
 	r.homes = w.homes(svc)
 	plan := Plan{
-		Diffs:    []Diff{{What: "app " + svc.Name, From: withoutDigest(svc.Image), To: "removed"}},
+		Diffs:    []Diff{{What: "app " + svc.Name, From: "a service", To: "removed"}},
+		Facts:    []string{"its image is " + withoutDigest(svc.Image)},
 		Approval: "it removes " + svc.Name,
 	}
 	if got := w.observe(svc); !svc.job() {
-		plan.Facts = []string{fmt.Sprintf("%d/%d running now", got.Running, got.Wanted)}
+		plan.Facts[0] += fmt.Sprintf(", %d/%d running now", got.Running, got.Wanted)
 	}
 	var have []string
 	for _, m := range svc.Mounts {

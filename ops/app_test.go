@@ -303,7 +303,7 @@ func TestRemoveApp(t *testing.T) {
 		Secrets: []ops.SecretRef{{ID: "s1", Name: "db.PASSWORD.1", File: "PASSWORD"}, {ID: "s2", Name: "shared", File: "shared"}}}}
 	h := startHouse(t, newFakeSwarm(db, ops.Service{Name: "web", Replicas: 1, Labels: map[string]string{"com.docker.stack.namespace": "shop"}}), withKey(t))
 	waits := h.pends(t, "op1", &ops.AppRemove{App: "db", Volumes: []string{"db-data"}})
-	says(t, waits, ops.Pending, "app db db:1 → removed", "1/1 running now", "volume db-data the data of db → removed, for good", "the volume db-data is on n1", "the volume db-log stays on n1", "1 secret of its own is removed")
+	says(t, waits, ops.Pending, "app db a service → removed", "its image is db:1, 1/1 running now", "volume db-data the data of db → removed, for good", "the volume db-data is on n1", "the volume db-log stays on n1", "1 secret of its own is removed")
 	h.decide(t, "click1", "bob", waits.Token, ops.Approve, "")
 	says(t, h.final(t, "op1"), ops.Done, "db is removed, and with it the volume db-data on n1")
 	if h.swarm.services["db"] != nil || fmt.Sprint(h.swarm.volumesGone) != "[db-data]" || fmt.Sprint(h.swarm.secretsGone) != "[s1]" {

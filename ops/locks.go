@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"waggle/ops/queue"
 	"waggle/ops/store"
 )
 
@@ -168,6 +169,10 @@ func (l locks) Release() {
 	}
 }
 
+// errUnsettled says that an operation whose process died may have changed a Target, and has not come
+// to its end. It is taken up within seconds, so everybody waits for that.
+var errUnsettled = errors.New("interrupted")
+
 // tryLock takes the locks of all targets, or none: then it returns the one that somebody
 // else holds. They are taken in one order by everybody, so nobody is in a deadlock.
 func (r *Runner) tryLock(ctx context.Context, run *Run, targets []Target) (held locks, other Target, err error) {
@@ -182,7 +187,8 @@ func (r *Runner) tryLock(ctx context.Context, run *Run, targets []Target) (held 
 		held, ctx = append(held, lease), lease.Context()
 		rec, busy, err := r.unsettled(ctx, t.key(), run)
 		if busy {
-			err = &store.HeldError{Name: t.lockKey(), Claim: store.Claim{ID: rec.ID, Owner: rec.Actor.String(), Reason: rec.Kind, Since: rec.At}}
+			claim := store.Claim{ID: rec.ID, Owner: rec.Actor.String(), Reason: rec.Kind, Since: rec.At}
+			err = fmt.Errorf("%w: %w", errUnsettled, &store.HeldError{Name: t.lockKey(), Claim: claim})
 		}
 		if err != nil {
 			held.Release()
@@ -204,25 +210,29 @@ func (r *Runner) lock(ctx context.Context, run *Run, wait bool) (locks, error) {
 	began, retry, waited := r.Env.Now(), firstLockRetry, false
 	for {
 		targets := run.targets()
-		locks, other, err := r.tryLock(ctx, run, targets)
-		held := new(store.HeldError)
+		held, other, err := r.tryLock(ctx, run, targets)
+		theirs := new(store.HeldError)
 		switch {
 		case err == nil && !waited:
-			return locks, nil
+			return held, nil
 		case err == nil:
-			if err := run.planAgain(locks.Context()); err != nil {
-				locks.Release()
+			if err := run.planAgain(held.Context()); err != nil {
+				if held.Context().Err() != nil {
+					err = queue.ErrInterrupted // a lock was lost
+				}
+				held.Release()
 				return nil, err
 			}
 			if slices.Equal(targets, run.targets()) {
-				return locks, nil
+				return held, nil
 			}
-			locks.Release() // the name means another thing by now
+			held.Release() // the name means another thing by now
 			continue
-		case !errors.As(err, &held):
+		case !errors.As(err, &theirs):
 			return nil, redisAway(err)
 		}
-		who := fmt.Sprintf("%s has been changing %s (%s) since %s", held.Owner, other.Name, held.Reason, clockTime(held.Since))
+		who := fmt.Sprintf("%s has been changing %s (%s) since %s", theirs.Owner, other.Name, theirs.Reason, clockTime(theirs.Since))
+		wait = wait || errors.Is(err, errUnsettled)
 		switch waits := r.Env.Now().Sub(began); {
 		case wait && waits > lockWait:
 			return nil, &notYet{who}
