@@ -90,6 +90,9 @@ func (r *Run) evacuated(ctx context.Context, node Node, moves []string) error {
 	err := r.until(ctx, r.DeployTimeout, func(ctx context.Context) (bool, error) {
 		w, err := readWorld(ctx, r.Swarm)
 		if err != nil {
+			if ctx.Err() == nil {
+				left, missing = nil, sentenceOf(err)
+			}
 			return false, err
 		}
 		left = w.left(node.ID)

@@ -17,7 +17,15 @@ func (f *fakeSwarm) ServiceLogs(_ context.Context, _ ops.Service, req ops.LogReq
 	return slices.Clone(f.lines), f.partial, nil
 }
 
-func (f *fakeSwarm) CreateService(_ context.Context, n ops.NewService) (string, error) {
+func (f *fakeSwarm) CreateService(ctx context.Context, n ops.NewService) (id string, err error) {
+	err = f.write(ctx, "CreateService", func() error {
+		id, err = f.createService(n)
+		return err
+	})
+	return id, err
+}
+
+func (f *fakeSwarm) createService(n ops.NewService) (string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.services[n.Name] != nil {
@@ -29,7 +37,11 @@ func (f *fakeSwarm) CreateService(_ context.Context, n ops.NewService) (string, 
 	return "id-" + n.Name, nil
 }
 
-func (f *fakeSwarm) RemoveService(_ context.Context, id string) error {
+func (f *fakeSwarm) RemoveService(ctx context.Context, id string) error {
+	return f.write(ctx, "RemoveService", func() error { return f.removeService(id) })
+}
+
+func (f *fakeSwarm) removeService(id string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for name, s := range f.services {

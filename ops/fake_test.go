@@ -56,7 +56,8 @@ type fakeSwarm struct {
 	images       []ops.LocalImage
 	imagesGone   []string
 	down         error // every call fails with it
-	asks         int   // how often all services were read
+	faults
+	asks int // how often all services were read
 }
 
 func newFakeSwarm(services ...ops.Service) *fakeSwarm {
@@ -98,7 +99,10 @@ func (f *fakeSwarm) changes() []ops.Change {
 	return slices.Clone(f.updates)
 }
 
-func (f *fakeSwarm) Services(context.Context) ([]ops.Service, error) {
+func (f *fakeSwarm) Services(ctx context.Context) ([]ops.Service, error) {
+	if err := f.begin(ctx, "Services"); err != nil {
+		return nil, err
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.asks++
@@ -116,7 +120,10 @@ func (f *fakeSwarm) asked() int {
 	return f.asks
 }
 
-func (f *fakeSwarm) Service(_ context.Context, name string) (ops.Service, error) {
+func (f *fakeSwarm) Service(ctx context.Context, name string) (ops.Service, error) {
+	if err := f.begin(ctx, "Service"); err != nil {
+		return ops.Service{}, err
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.down != nil {
@@ -129,7 +136,10 @@ func (f *fakeSwarm) Service(_ context.Context, name string) (ops.Service, error)
 	return *s, nil
 }
 
-func (f *fakeSwarm) Tasks(_ context.Context, id string, upToDate bool) ([]ops.Task, error) {
+func (f *fakeSwarm) Tasks(ctx context.Context, id string, upToDate bool) ([]ops.Task, error) {
+	if err := f.begin(ctx, "Tasks"); err != nil {
+		return nil, err
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	svc := *f.services[strings.TrimPrefix(id, "id-")]
@@ -146,7 +156,10 @@ func (f *fakeSwarm) Tasks(_ context.Context, id string, upToDate bool) ([]ops.Ta
 	return out, nil
 }
 
-func (f *fakeSwarm) Nodes(context.Context) ([]ops.Node, error) {
+func (f *fakeSwarm) Nodes(ctx context.Context) ([]ops.Node, error) {
+	if err := f.begin(ctx, "Nodes"); err != nil {
+		return nil, err
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.Clone(f.nodes), f.down
@@ -171,7 +184,11 @@ func (f *fakeSwarm) NodeTasks(ctx context.Context, nodeID string) ([]ops.Task, e
 	return out, nil
 }
 
-func (f *fakeSwarm) UpdateNode(_ context.Context, n ops.Node, c ops.NodeChange) error {
+func (f *fakeSwarm) UpdateNode(ctx context.Context, n ops.Node, c ops.NodeChange) error {
+	return f.write(ctx, "UpdateNode", func() error { return f.updateNode(n, c) })
+}
+
+func (f *fakeSwarm) updateNode(n ops.Node, c ops.NodeChange) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if len(f.nodeErrs) > 0 {
@@ -212,7 +229,11 @@ func (f *fakeSwarm) UpdateNode(_ context.Context, n ops.Node, c ops.NodeChange) 
 	return nil
 }
 
-func (f *fakeSwarm) RemoveNode(_ context.Context, id string, force bool) error {
+func (f *fakeSwarm) RemoveNode(ctx context.Context, id string, force bool) error {
+	return f.write(ctx, "RemoveNode", func() error { return f.removeNode(id, force) })
+}
+
+func (f *fakeSwarm) removeNode(id string, force bool) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for i, n := range f.nodes {
@@ -271,7 +292,11 @@ func (f *fakeSwarm) LabelSwarm(_ context.Context, c ops.Cluster, set map[string]
 	return nil
 }
 
-func (f *fakeSwarm) UpdateService(_ context.Context, svc ops.Service, c ops.Change) ([]string, error) {
+func (f *fakeSwarm) UpdateService(ctx context.Context, svc ops.Service, c ops.Change) ([]string, error) {
+	return nil, f.write(ctx, "UpdateService", func() error { return f.updateService(svc, c) })
+}
+
+func (f *fakeSwarm) updateService(svc ops.Service, c ops.Change) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if hand := f.beforeUpdate; hand != nil {
@@ -280,7 +305,7 @@ func (f *fakeSwarm) UpdateService(_ context.Context, svc ops.Service, c ops.Chan
 	}
 	s := f.services[svc.Name]
 	if s.Version != svc.Version {
-		return nil, ops.Errorf(ops.OutOfDate, "%s was changed meanwhile", svc.Name)
+		return ops.Errorf(ops.OutOfDate, "%s was changed meanwhile", svc.Name)
 	}
 	f.updates = append(f.updates, c)
 	f.previous[svc.Name] = *s
@@ -312,14 +337,19 @@ func (f *fakeSwarm) UpdateService(_ context.Context, svc ops.Service, c ops.Chan
 			f.rolled(s, c)
 		}
 	}
-	return nil, nil
+	return nil
 }
 
-func (f *fakeSwarm) RollbackService(_ context.Context, svc ops.Service) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.rollback(svc.Name)
-	return nil
+func (f *fakeSwarm) RollbackService(ctx context.Context, svc ops.Service) error {
+	return f.write(ctx, "RollbackService", func() error {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if f.services[svc.Name].Version != svc.Version {
+			return ops.Errorf(ops.OutOfDate, "%s was changed meanwhile", svc.Name)
+		}
+		f.rollback(svc.Name)
+		return nil
+	})
 }
 
 func (f *fakeSwarm) rollback(name string) {

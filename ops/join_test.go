@@ -114,7 +114,9 @@ func TestJoinBeforeTheManagersAgree(t *testing.T) {
 	if n := swarm.nodes[3]; n.Labels[ops.LabelSSH] != "root@10.0.0.12:22" {
 		t.Errorf("labels: %v", n.Labels)
 	}
-	if !h.seen(func(s ops.Status) bool { return s.Note == "The swarm does not answer; looking again." }) {
+	if !h.seen(func(s ops.Status) bool {
+		return strings.HasPrefix(s.Note, "The swarm does not have a leader. Retrying until ")
+	}) {
 		t.Error("it does not say what it waits for")
 	}
 }

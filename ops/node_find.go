@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"strings"
-	"time"
 
 	"waggle/internal/nearest"
 )
@@ -78,29 +77,6 @@ func (t Task) ended() bool {
 		return true
 	}
 	return false
-}
-
-// until looks again and again until done says so. It returns errDeadline after
-// limit, and any error but those of a swarm that does not answer for the moment.
-func (r *Run) until(ctx context.Context, limit time.Duration, done func(ctx context.Context) (bool, error)) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, errDeadline)
-	defer cancel()
-	for {
-		ok, err := done(ctx)
-		switch {
-		case ok && err == nil:
-			return nil
-		case context.Cause(ctx) == errDeadline:
-			return errDeadline
-		case err != nil && (CodeOf(err) != Unavailable || ctx.Err() != nil):
-			return err
-		case err != nil:
-			r.Note("The swarm does not answer; looking again.")
-		}
-		if err := pause(ctx, pollEvery/2); err != nil && context.Cause(ctx) != errDeadline {
-			return err
-		}
-	}
 }
 
 // changeNode makes a change that is not the operation's own plan, on whatever

@@ -1,0 +1,139 @@
+package ops_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"waggle/ops"
+)
+
+// TestScaleWhileDockerRestarts: it is followed for as long as the deadline allows.
+func TestScaleWhileDockerRestarts(t *testing.T) {
+	for name, call := range map[string]string{"Docker": "", "the leader, for tasks": "Tasks", "the leader, for nodes": "Nodes"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				swarm := newFakeSwarm(ops.Service{Name: "pizza", Replicas: 3})
+				away := awayFor(30 * time.Second)
+				swarm.fail(func(ctx context.Context, c string) error {
+					if call == "" || c == call {
+						return away(ctx, c)
+					}
+					return nil
+				}, nil)
+				run, shown := runOn(swarm)
+				began := time.Now()
+				got, err := run.FollowScale(t.Context(), swarm.service("pizza"))
+				if err != nil || got.Running != 3 || time.Since(began) > 40*time.Second {
+					t.Errorf("after %s: %s, %v", time.Since(began), got, err)
+				}
+				if !shown.seen(noted(dockerAway.Sentence + ". Retrying until ")) {
+					t.Error("it does not say who is away")
+				}
+			})
+		})
+	}
+}
+
+func TestScaleWhileDockerStaysAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		swarm := newFakeSwarm(ops.Service{Name: "pizza", Replicas: 3})
+		swarm.fail(awayFor(time.Hour), nil)
+		run, _ := runOn(swarm)
+		began := time.Now()
+		_, err := run.FollowScale(t.Context(), swarm.service("pizza"))
+		if ops.CodeOf(err) != ops.Unavailable || !strings.HasPrefix(err.Error(), dockerAway.Sentence+" (retried until ") || time.Since(began) < 9*time.Minute {
+			t.Errorf("after %s: %v", time.Since(began), err)
+		}
+	})
+}
+
+// history is the tasks of one slot over time: each state with when it began.
+type history []struct {
+	at    time.Duration
+	state string
+	err   string
+}
+
+// tasks are those of the slot at a time: all that were there, those before the newest failed or
+// replaced.
+func (h history) tasks(slot int, image string, began time.Time, now time.Duration) (all []ops.Task) {
+	for i, e := range h {
+		if e.at > now {
+			break
+		}
+		t := task(slot, e.state, e.err, 0)
+		t.ID, t.Image, t.Created = fmt.Sprintf("t%d-%d", slot, i), image, began.Add(e.at)
+		switch {
+		case e.state == "ready":
+			t.Desired = "ready"
+		case e.state == "pending":
+			t.NodeID = ""
+		}
+		if n := len(all); n > 0 && (all[n-1].State == "pending" || !strings.Contains("failed rejected", all[n-1].State)) {
+			all = all[:n-1] // the same task, further on
+		}
+		all = append(all, t)
+	}
+	return all
+}
+
+const crashed, noNode = "task: non-zero exit (1)", "no suitable node (insufficient resources on 3 nodes)"
+
+func TestScaleGivesUpWhenThereIsNoHope(t *testing.T) {
+	for name, tc := range map[string]struct {
+		slot history
+		says string        // "" when it converges
+		by   time.Duration // when it ends, give or take two seconds
+	}{
+		"no node takes it":        {history{{0, "pending", noNode}}, "1 of 2 run and nothing has changed for 20s: " + noNode, 20 * time.Second},
+		"a node turns up":         {history{{0, "pending", noNode}, {15 * time.Second, "running", ""}}, "", 15 * time.Second},
+		"a slow pull":             {history{{0, "preparing", ""}, {5 * time.Minute, "running", ""}}, "", 5 * time.Minute},
+		"a second attempt starts": {history{{time.Second, "failed", crashed}, {6 * time.Second, "starting", ""}, {2 * time.Minute, "running", ""}}, "", 2 * time.Minute},
+		"a restart delay":         {history{{time.Second, "failed", crashed}, {2 * time.Second, "ready", ""}, {time.Minute, "running", ""}}, "", time.Minute},
+		"three crashes": {history{{time.Second, "failed", crashed}, {7 * time.Second, "failed", crashed}, {30 * time.Second, "failed", crashed}, {31 * time.Second, "ready", ""}},
+			"1 of 2 run and nothing has changed for 20s: n2: non-zero exit (1)", 31 * time.Second},
+		"three crashes at once": {history{{1, "failed", crashed}, {2 * time.Second, "failed", crashed}, {3 * time.Second, "rejected", crashed}, {4 * time.Second, "preparing", ""}},
+			"1 of 2 run and nothing has changed for 20s: n2: non-zero exit (1)", 20 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				swarm := newFakeSwarm(ops.Service{Name: "pizza", Replicas: 2})
+				began := time.Now()
+				swarm.tasks = func(ops.Service) []ops.Task {
+					return append(tc.slot.tasks(2, "", began, time.Since(began)), task(1, "running", "", 0))
+				}
+				run, _ := runOn(swarm)
+				_, err := run.FollowScale(t.Context(), swarm.service("pizza"))
+				if said := fmt.Sprint(err); err == nil && tc.says != "" || err != nil && said != tc.says {
+					t.Errorf("it ended with %q", said)
+				}
+				if took := time.Since(began); took < tc.by || took > tc.by+2*time.Second {
+					t.Errorf("it ended after %s", took)
+				}
+			})
+		})
+	}
+}
+
+// TestScaleForgivesOldFailures: only what fails after the change counts.
+func TestScaleForgivesOldFailures(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		swarm := newFakeSwarm(ops.Service{Name: "pizza", Replicas: 1})
+		began := time.Now()
+		swarm.tasks = func(ops.Service) []ops.Task {
+			now := task(1, "starting", "", 0)
+			if time.Since(began) > time.Minute {
+				now.State = "running"
+			}
+			return []ops.Task{now, task(1, "failed", crashed, 1), task(1, "failed", crashed, 2), task(1, "failed", crashed, 3)}
+		}
+		run, _ := runOn(swarm)
+		if got, err := run.FollowScale(t.Context(), swarm.service("pizza")); err != nil {
+			t.Errorf("%s: %v", got, err)
+		}
+	})
+}
