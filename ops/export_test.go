@@ -33,3 +33,8 @@ func (r *Run) Evacuated(ctx context.Context, node Node, moves []string) error {
 }
 
 func (r *Run) Shown() Status { return r.status }
+
+// StartRegistry starts the service of a registry as the end of a prune does.
+func (r *Run) StartRegistry(ctx context.Context, service string) error {
+	return (&RegistryPrune{service: Service{Name: service}}).start(ctx, r)
+}

@@ -79,3 +79,20 @@ func awayFor(d time.Duration) func(context.Context, string) error {
 		return nil
 	}
 }
+
+// awayTimes has the calls of one name answered Unavailable n times, after the first so many.
+func awayTimes(call string, after, n int) func(context.Context, string) error {
+	var mu sync.Mutex
+	seen := 0
+	return func(_ context.Context, c string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if c != call {
+			return nil
+		}
+		if seen++; seen > after && seen <= after+n {
+			return dockerAway
+		}
+		return nil
+	}
+}

@@ -129,13 +129,10 @@ type needed struct {
 
 func neededImages(services []Service) needed {
 	n := needed{map[string]bool{}, map[string]bool{}, map[string]bool{}}
-	keep := func(image string, app bool) {
+	keep := func(image string) {
 		named, ok := parseImage(image)
 		if !ok {
 			return
-		}
-		if app {
-			n.repos[named.Name()] = true
 		}
 		if tagged, ok := named.(reference.Tagged); ok {
 			n.images[named.Name()+":"+tagged.Tag()] = true
@@ -145,12 +142,22 @@ func neededImages(services []Service) needed {
 			n.digests[digested.Digest().String()] = true
 		}
 	}
+	app := func(image string) {
+		if named, ok := parseImage(image); ok {
+			n.repos[named.Name()] = true
+		}
+	}
 	for _, s := range services {
+		images, _ := s.neededImages() // a label that can't be read names none
+		for _, image := range images {
+			keep(image)
+		}
 		releases := releasesOf(s)
-		keep(s.Image, len(releases) > 0)
+		if len(releases) > 0 {
+			app(s.Image)
+		}
 		for _, r := range releases {
-			keep(r.Image, true)
-			keep(r.Before, false) // `/rollback` may go back to it
+			app(r.Image)
 		}
 	}
 	return n

@@ -219,11 +219,13 @@ func (r *NodeRemove) Converge(ctx context.Context, run *Run) (string, error) {
 			left = "should it come back, type `docker swarm leave --force` on it"
 		}
 		err := run.Step("remove", func(func(string)) error {
-			err := run.Swarm.RemoveNode(ctx, d.ID, true) // by force: the swarm does not see yet that it left
-			if CodeOf(err) == NotFound {
-				return nil
-			}
-			return err
+			return run.whileAway(ctx, run.Now().Add(run.JoinTimeout), func(ctx context.Context) error {
+				err := run.Swarm.RemoveNode(ctx, d.ID, true) // by force: the swarm does not see yet that it left
+				if CodeOf(err) == NotFound {
+					return nil
+				}
+				return err
+			})
 		})
 		if err != nil {
 			return "", err
@@ -248,10 +250,13 @@ func (r *NodeRemove) empty(ctx context.Context, run *Run) error {
 }
 
 func (r *NodeRemove) demote(ctx context.Context, run *Run) error {
-	if err := run.changeNode(ctx, r.node.ID, NodeChange{Role: "worker"}); err != nil {
+	err := run.whileAway(ctx, run.Now().Add(run.JoinTimeout), func(ctx context.Context) error {
+		return run.changeNode(ctx, r.node.ID, NodeChange{Role: "worker"})
+	})
+	if err != nil {
 		return err
 	}
-	err := run.until(ctx, run.JoinTimeout, func(ctx context.Context) (bool, error) {
+	err = run.until(ctx, run.JoinTimeout, func(ctx context.Context) (bool, error) {
 		n, err := nodeByID(ctx, run.Swarm, r.node.ID)
 		return err == nil && !n.Manager, err
 	})

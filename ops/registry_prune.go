@@ -1,7 +1,9 @@
 package ops
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -122,7 +124,7 @@ func (p *RegistryPrune) images(ctx context.Context, run *Run, repo string) ([]Im
 	return out, nil
 }
 
-// namedDigests are the digests that services run and their releases name.
+// namedDigests are the digests that services run and that `/rollback` may go back to.
 func namedDigests(services []Service) map[string]bool {
 	out := map[string]bool{}
 	add := func(image string) {
@@ -133,16 +135,15 @@ func namedDigests(services []Service) map[string]bool {
 		}
 	}
 	for _, s := range services {
-		add(s.Image)
-		releases, err := s.Releases()
-		if err != nil {
+		images, readable := s.neededImages()
+		for _, image := range images {
+			add(image)
+		}
+		if !readable {
 			// What cannot be read may name anything that is in it.
 			for _, word := range strings.FieldsFunc(s.Labels[LabelReleases], func(r rune) bool { return strings.ContainsRune("\"@, {}[]", r) }) {
 				out[word] = true
 			}
-		}
-		for _, r := range releases {
-			add(r.Image)
 		}
 	}
 	return out
@@ -173,16 +174,22 @@ func (p *RegistryPrune) Apply(ctx context.Context, run *Run) error {
 // Converge removes the images, then has the registry's own program free the space.
 func (p *RegistryPrune) Converge(ctx context.Context, run *Run) (string, error) {
 	if run.resumed { // it may be stopped, and collected
-		if err := run.removeCollector(ctx); err != nil {
+		err := run.whileAway(ctx, run.Now().Add(run.DeployTimeout), run.removeCollector)
+		if err != nil {
 			return "", err
 		}
-		if err := run.scaleTo(ctx, p.service.Name, 1); err != nil {
-			return "", err
+		if err := p.start(ctx, run); err != nil {
+			return "", p.notStarted(ctx, run, err, nil)
 		}
 	}
 	removed := 0
 	err := run.Step("remove", func(detail func(string)) error {
-		services, err := run.Swarm.Services(ctx)
+		deadline := run.Now().Add(run.BuildTimeout)
+		var services []Service
+		err := run.whileAway(ctx, deadline, func(ctx context.Context) (err error) {
+			services, err = run.Swarm.Services(ctx)
+			return err
+		})
 		if err != nil {
 			return err
 		}
@@ -192,7 +199,8 @@ func (p *RegistryPrune) Converge(ctx context.Context, run *Run) (string, error) 
 			if _, digest, ok := strings.Cut(image, "@"); !ok || named[digest] {
 				continue
 			}
-			if err := run.Images.Delete(ctx, p.login, image); err != nil && CodeOf(err) != NotFound {
+			err := run.whileAway(ctx, deadline, func(ctx context.Context) error { return run.Images.Delete(ctx, p.login, image) })
+			if err != nil && CodeOf(err) != NotFound {
 				return err
 			}
 			removed++
@@ -230,40 +238,24 @@ echo waggle after $(size)`
 // collect stops the registry, as its garbage collection asks for, runs that where
 // the data is, and starts the registry again.
 func (p *RegistryPrune) collect(ctx context.Context, run *Run) (freed string, err error) {
+	// Whatever goes wrong, or whoever cancels it: the registry has to run again.
+	defer func() {
+		if startErr := p.start(ctx, run); startErr != nil {
+			err = p.notStarted(ctx, run, startErr, err)
+		}
+	}()
 	if err := run.scaleTo(ctx, p.service.Name, 0); err != nil {
 		return "", err
 	}
-	defer func() {
-		// Whatever went wrong, or whoever called it off: it has to run again.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), run.DeployTimeout)
-		defer cancel()
-		if startErr := run.scaleTo(ctx, p.service.Name, 1); startErr != nil && err == nil {
-			err = startErr
-		}
-	}()
-	if err := run.removeCollector(ctx); err != nil {
-		return "", err
-	}
-	rs, err := ReadRegistries(ctx, run.Swarm)
-	if err != nil {
-		return "", err
-	}
-	auth, err := rs.authFrom(p.service.Image, p.service.Image, run.SecretKey)
-	if err != nil {
-		return "", err
-	}
-	work := NewService{Name: collectService, Image: p.service.Image, Auth: auth, Replicas: 1, Once: true,
-		Args: []string{"sh", "-c", collectScript}, Constraints: p.service.Constraints}
-	work.Mounts = managedMounts()
-	work.Env = []EnvVar{{Name: "REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", Value: managedPath}, {Name: "REGISTRY_STORAGE_DELETE_ENABLED", Value: "true"}}
-	id, err := run.Swarm.CreateService(ctx, work)
+	id, err := p.startCollector(ctx, run)
 	if err != nil {
 		return "", err
 	}
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
-		if err := run.Swarm.RemoveService(ctx, id); err != nil && CodeOf(err) != NotFound {
+		err := run.whileAway(ctx, run.Now().Add(10*time.Second), func(ctx context.Context) error { return run.Swarm.RemoveService(ctx, id) })
+		if err != nil && CodeOf(err) != NotFound {
 			run.Log.Warn("a service that has done its work was left", "service", collectService, "err", err)
 		}
 	}()
@@ -281,6 +273,64 @@ func (p *RegistryPrune) collect(ctx context.Context, run *Run) (freed string, er
 		run.Log.Warn("what was freed is not known", "err", logErr)
 	}
 	return freedText(log), nil
+}
+
+// startCollector makes the service that collects. One whose answer was lost is made again.
+func (p *RegistryPrune) startCollector(ctx context.Context, run *Run) (id string, err error) {
+	err = run.whileAway(ctx, run.Now().Add(run.DeployTimeout), func(ctx context.Context) error {
+		if err := run.removeCollector(ctx); err != nil {
+			return err
+		}
+		rs, err := ReadRegistries(ctx, run.Swarm)
+		if err != nil {
+			return err
+		}
+		auth, err := rs.authFrom(p.service.Image, p.service.Image, run.SecretKey)
+		if err != nil {
+			return err
+		}
+		work := NewService{Name: collectService, Image: p.service.Image, Auth: auth, Replicas: 1, Once: true,
+			Args: []string{"sh", "-c", collectScript}, Constraints: p.service.Constraints}
+		work.Mounts = managedMounts()
+		work.Env = []EnvVar{{Name: "REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", Value: managedPath}, {Name: "REGISTRY_STORAGE_DELETE_ENABLED", Value: "true"}}
+		id, err = run.Swarm.CreateService(ctx, work)
+		return err
+	})
+	return id, err
+}
+
+// start starts the registry and waits until it runs. When ctx ends meanwhile, because Waggle stops or
+// has lost its lock, it only asks for the start, for a few seconds: Converge does the rest when the
+// operation is resumed.
+func (p *RegistryPrune) start(ctx context.Context, run *Run) error {
+	err := ctx.Err()
+	if err == nil {
+		err = run.scaleTo(ctx, p.service.Name, 1)
+	}
+	if err != nil && ctx.Err() != nil {
+		brief, cancel := detached(ctx)
+		defer cancel()
+		_, err = run.setReplicas(brief, run.Now().Add(run.DeployTimeout), p.service.Name, 1)
+	}
+	return err
+}
+
+// notStarted is the error of a prune after which the registry does not run. Before is how the prune
+// itself failed, nil if it did not.
+func (p *RegistryPrune) notStarted(ctx context.Context, run *Run, start, before error) error {
+	run.Log.Error("the registry is stopped", "service", p.service.Name, "err", start)
+	if ctx.Err() != nil {
+		return cmp.Or(before, start) // it goes on later
+	}
+	e := &Error{Code: Failed, Sentence: fmt.Sprintf("The registry %s is stopped and could not be started again: %s", p.reg.Name, sentenceOf(start)),
+		Err: errors.Join(before, start)}
+	if before != nil {
+		e.Sentence = sentenceOf(before) + ". " + e.Sentence
+		if failed := new(Error); errors.As(before, &failed) {
+			e.Log, e.Whole = failed.Log, failed.Whole
+		}
+	}
+	return e.Then("No image can be pushed or pulled until it runs. Type `/scale %s 1`.", p.service.Name)
 }
 
 // removeCollector removes what an attempt that was cut off has left.
@@ -317,22 +367,32 @@ func freedText(log string) string {
 
 // scaleTo sets a service's replicas and waits until that many run.
 func (r *Run) scaleTo(ctx context.Context, name string, n int) error {
-	for range maxPlans {
-		svc, err := r.Swarm.Service(ctx, name)
-		if err != nil {
-			return err
-		}
-		if _, err = r.Swarm.UpdateService(ctx, svc, Change{Replicas: &n}); CodeOf(err) == OutOfDate {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		svc.Replicas = n
-		_, err = r.converge(ctx, svc)
+	svc, err := r.setReplicas(ctx, r.Now().Add(r.DeployTimeout), name, n)
+	if err != nil {
 		return err
 	}
-	return Errorf(OutOfDate, "%s is changed by somebody else all the time", name)
+	_, err = r.converge(ctx, svc)
+	return err
+}
+
+// setReplicas sets a service's replicas, on whatever version it is at.
+func (r *Run) setReplicas(ctx context.Context, deadline time.Time, name string, n int) (svc Service, err error) {
+	err = r.whileAway(ctx, deadline, func(ctx context.Context) (err error) {
+		for range maxPlans {
+			if svc, err = r.Swarm.Service(ctx, name); err != nil {
+				return err
+			}
+			if svc.Replicas == n {
+				return nil
+			}
+			if _, err = r.Swarm.UpdateService(ctx, svc, Change{Replicas: &n}); CodeOf(err) != OutOfDate {
+				svc.Replicas = n
+				return err
+			}
+		}
+		return Errorf(OutOfDate, "%s kept changing while Waggle tried to scale it; gave up after %d attempts", name, maxPlans)
+	})
+	return svc, err
 }
 
 // finished waits for the end of a service's one task.

@@ -329,7 +329,11 @@ func (s *RegistrySetup) newService(image string, auth *RegistryAuth) (NewService
 
 // Converge waits until the registry runs and takes its login, then adds it.
 func (s *RegistrySetup) Converge(ctx context.Context, run *Run) (string, error) {
-	svc, err := run.Swarm.Service(ctx, cmp.Or(s.service.Name, managedService))
+	var svc Service
+	err := run.whileAway(ctx, run.Now().Add(run.DeployTimeout), func(ctx context.Context) (err error) {
+		svc, err = run.Swarm.Service(ctx, cmp.Or(s.service.Name, managedService))
+		return err
+	})
 	if err != nil {
 		return "", err
 	}
@@ -345,7 +349,8 @@ func (s *RegistrySetup) Converge(ctx context.Context, run *Run) (string, error) 
 	if err != nil {
 		return "", err
 	}
-	if err := s.add(ctx, run); err != nil {
+	err = run.whileAway(ctx, run.Now().Add(run.JoinTimeout), func(ctx context.Context) error { return s.add(ctx, run) })
+	if err != nil {
 		return "", err
 	}
 	s.sweep(ctx, run)
@@ -367,11 +372,11 @@ func (s *RegistrySetup) usable(ctx context.Context, run *Run) error {
 	}
 	var last error
 	err = run.until(ctx, run.JoinTimeout, func(ctx context.Context) (bool, error) {
-		last = run.Images.Try(ctx, login, true).Err
-		if last != nil && CodeOf(last) != Unavailable {
-			return false, last
+		err := run.Images.Try(ctx, login, true).Err
+		if ctx.Err() == nil {
+			last = err
 		}
-		return last == nil, nil
+		return err == nil, err
 	})
 	if err == errDeadline && last != nil {
 		return &Error{Code: Failed, Sentence: "The registry runs, but cannot be used: " + sentenceOf(last), Err: last,

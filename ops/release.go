@@ -58,6 +58,20 @@ func (s Service) Releases() ([]Release, error) {
 	return out, nil
 }
 
+// neededImages are the images that the service runs or that `/rollback` may go back to. Without ok
+// its releases can't be read.
+func (s Service) neededImages() (images []string, ok bool) {
+	releases, err := s.Releases()
+	images = append(images, s.Image)
+	for _, r := range releases {
+		images = append(images, r.Image)
+		if r.Before != "" {
+			images = append(images, r.Before)
+		}
+	}
+	return images, err == nil
+}
+
 // addRelease returns the label's value with one more release.
 func addRelease(old []Release, r Release) (string, error) {
 	all := append([]Release{r}, old...)
