@@ -104,7 +104,7 @@ func TestPushIsTriedAgain(t *testing.T) {
 		tries int
 	}{
 		"away for a moment":  {[]error{away, away}, ops.Done, 3},
-		"away for long":      {[]error{away, away, away, away, away, away}, ops.Failure, 5},
+		"away for long":      {[]error{away, away, away, away, away, away}, ops.Done, 7},
 		"wrong credentials":  {[]error{ops.Errorf(ops.Failed, "The registry reg:5000 does not let mia push")}, ops.Failure, 1},
 		"away, then refused": {[]error{away, ops.Errorf(ops.Failed, "The registry reg:5000 does not let mia push")}, ops.Failure, 2},
 		"a defect":           {[]error{errors.New("what")}, ops.Failure, 1},
@@ -127,7 +127,7 @@ func TestPushIsTriedAgain(t *testing.T) {
 				t.Errorf("the registry is not named: %s", got.Err.Sentence)
 			}
 			if again := h.seen(func(s ops.Status) bool {
-				return len(s.Steps) == 3 && strings.Contains(s.Steps[2].Detail, "trying again in")
+				return len(s.Steps) == 3 && strings.HasPrefix(s.Note, away.Sentence+". Retrying until ")
 			}); again != (c.tries > 1) {
 				t.Errorf("told that it is tried again: %t", again)
 			}

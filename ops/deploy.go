@@ -288,14 +288,16 @@ func (d *Deploy) Prepare(ctx context.Context, run *Run) error {
 	err = run.Step("clone", func(detail func(string)) (err error) {
 		ctx, cancel := context.WithTimeout(ctx, run.BuildTimeout)
 		defer cancel()
-		// The clone URL is the app's own label: a payload only says that
-		// something was pushed, never where to fetch from.
-		var undo func()
-		dir, undo, err = run.Source.Checkout(ctx, d.svc.Labels[LabelRepo], d.Push.After, d.Push.Branch)
-		if err == nil {
-			remove = undo
-			detail(short(d.Push.After))
-		}
+		err = run.whileAway(ctx, run.Now().Add(run.BuildTimeout), func(ctx context.Context) error {
+			// The clone URL is the app's own label: a payload only says that
+			// something was pushed, never where to fetch from.
+			checkout, undo, err := run.Source.Checkout(ctx, d.svc.Labels[LabelRepo], d.Push.After, d.Push.Branch)
+			if err == nil {
+				dir, remove = checkout, undo
+				detail(short(d.Push.After))
+			}
+			return err
+		})
 		return d.timedOut(ctx, err, "Cloning", run.BuildTimeout)
 	})
 	if err != nil {
@@ -306,7 +308,11 @@ func (d *Deploy) Prepare(ctx context.Context, run *Run) error {
 		return err
 	}
 	if how.Image != "" { // nothing to build, nor to push
-		if d.Image, err = d.registries.pin(ctx, run, how.Image); err == nil {
+		err = run.whileAway(ctx, run.Now().Add(run.BuildTimeout), func(ctx context.Context) (err error) {
+			d.Image, err = d.registries.pin(ctx, run, how.Image)
+			return err
+		})
+		if err == nil {
 			err = run.Save(ctx)
 		}
 		return err
@@ -320,14 +326,17 @@ func (d *Deploy) Prepare(ctx context.Context, run *Run) error {
 		var last time.Time
 		var log buildLog
 		mask := d.masker()
-		err := run.Swarm.Build(ctx, req, func(line string) {
-			line = mask.Replace(line)
-			run.Log.Debug("build", "line", line)
-			log.add(line)
-			if now := run.Now(); now.Sub(last) >= time.Second {
-				last = now
-				detail(line)
-			}
+		err := run.whileAway(ctx, run.Now().Add(run.BuildTimeout), func(ctx context.Context) error {
+			log = buildLog{}
+			return run.Swarm.Build(ctx, req, func(line string) {
+				line = mask.Replace(line)
+				run.Log.Debug("build", "line", line)
+				log.add(line)
+				if now := run.Now(); now.Sub(last) >= time.Second {
+					last = now
+					detail(line)
+				}
+			})
 		})
 		detail("")
 		err = d.timedOut(ctx, err, "The build", run.BuildTimeout)
@@ -346,7 +355,7 @@ func (d *Deploy) Prepare(ctx context.Context, run *Run) error {
 		err = run.Step("push", func(detail func(string)) error {
 			ctx, cancel := context.WithTimeout(ctx, run.BuildTimeout)
 			defer cancel()
-			digest, err := run.push(ctx, ref, d.login, detail)
+			digest, err := run.push(ctx, ref, d.login)
 			if err == nil {
 				ref += "@" + digest
 				detail(digest[:min(19, len(digest))])
@@ -413,9 +422,10 @@ func (d *Deploy) masker() *strings.Replacer {
 	return strings.NewReplacer(append(pairs, d.svc.secrets()...)...)
 }
 
-// timedOut turns the error of a step that ran into its deadline into a sentence.
+// timedOut turns the error of a step that ran into its deadline into a sentence. One of whileAway,
+// Unavailable, says more.
 func (d *Deploy) timedOut(ctx context.Context, err error, what string, limit time.Duration) error {
-	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+	if err != nil && CodeOf(err) != Unavailable && errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return &Error{Code: Failed, Sentence: fmt.Sprintf("%s took longer than %s and was stopped", what, limit),
 			Next: "build.timeout sets how long it may take.", Err: err}
 	}

@@ -89,7 +89,11 @@ func (d *Deploy) copy(ctx context.Context, run *Run, as string) error {
 		if err != nil {
 			return CheckImage(d.Source)
 		}
-		digest, err := run.Images.Copy(ctx, from, named.String(), d.login, as, detail)
+		var digest string
+		err = run.whileAway(ctx, run.Now().Add(run.BuildTimeout), func(ctx context.Context) (err error) {
+			digest, err = run.Images.Copy(ctx, from, named.String(), d.login, as, detail)
+			return err
+		})
 		if err == nil {
 			d.Image = as + "@" + digest
 			detail(digest[:min(19, len(digest))])

@@ -124,7 +124,6 @@ type Env struct {
 	Builds        *Slots // for builds side by side
 	BuildTimeout  time.Duration
 	DeployTimeout time.Duration // the longest an update may take to converge
-	PushRetry     time.Duration // how long after a failed push it is tried again; doubled each time
 	JoinTimeout   time.Duration // the longest a node may take to be Ready
 	// Servers are the machines that may join; SSH has the user and port of those of
 	// which nothing else is said.

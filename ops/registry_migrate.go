@@ -294,7 +294,7 @@ func (m *RegistryMigrate) bring(ctx context.Context, run *Run, mv *Move, detail 
 		detail("push from this engine")
 		ctx, cancel := context.WithTimeout(ctx, run.BuildTimeout)
 		defer cancel()
-		return run.push(ctx, mv.To, m.login, detail)
+		return run.push(ctx, mv.To, m.login)
 	}
 	fromRegistry := func() (string, error) {
 		from, err := run.loginFor(m.rs, mv.From)

@@ -55,7 +55,7 @@ func startOn(t *testing.T, redis *store.Embedded, swarm *fakeSwarm, change ...fu
 	log := testLog(t)
 	h := &house{recorder: newRecorder(), swarm: swarm, source: &fakeSource{}, servers: newFakeServers(swarm), images: &fakeImages{images: map[string]ops.Image{}, failing: map[string]error{}}}
 	h.Runner = &ops.Runner{
-		Env: ops.Env{Swarm: swarm, Source: h.source, SecretKey: testKey, Images: h.images, RegistryImage: "registry:2", PushRetry: time.Millisecond,
+		Env: ops.Env{Swarm: swarm, Source: h.source, SecretKey: testKey, Images: h.images, RegistryImage: "registry:2",
 			ScaleAbove: 20, BuildTimeout: 10 * time.Second, DeployTimeout: 10 * time.Second, JoinTimeout: 2 * time.Second, Now: time.Now,
 			Servers: h.servers, SSH: ops.Address{User: "root", Port: 22}},
 		Kinds: map[string]func() ops.Operation{

@@ -42,9 +42,6 @@ const (
 	// deploysAtOnce is how many deploys may be under way; of them build.concurrency
 	// build, and the others wait for that or for their tasks.
 	deploysAtOnce = 32
-	// pushRetry is the first wait before a push that a registry did not take is
-	// tried again: five tries take half a minute.
-	pushRetry = 2 * time.Second
 	// lostTimeout bounds the telling of what is lost with an embedded Redis.
 	lostTimeout = 5 * time.Second
 )
@@ -157,7 +154,7 @@ func newService(c config.Settings, log *slog.Logger) (_ *service, err error) {
 			Swarm: s.swarm, Source: checkouts{git}, ScaleAbove: c.Approvals.ScaleAbove,
 			JoinTimeout: c.Join.Timeout, Servers: s.servers, SSH: ops.Address{User: c.SSH.User, Port: c.SSH.Port}, AdvertiseAddr: c.Swarm.AdvertiseAddr, Network: c.Swarm.Network,
 			SecretKey: key, Images: s.registries, RegistryImage: c.Registry.Image, Builds: ops.NewSlots(c.Build.Concurrency),
-			BuildTimeout: c.Build.Timeout, DeployTimeout: c.Deploy.Timeout, PushRetry: pushRetry, Now: time.Now,
+			BuildTimeout: c.Build.Timeout, DeployTimeout: c.Deploy.Timeout, Now: time.Now,
 		},
 		Failpoint: failpoint(), Kinds: bot.Kinds(), Store: s.store, Authoriser: s.bot, Reporter: s.bot, Statuses: commitstatus.New(gitTokens(c.Git)), Log: log, Metrics: ops.NewMetrics(metrics),
 		ApprovalTTL: c.Approvals.TTL, ApproveOwn: c.Approvals.Self,

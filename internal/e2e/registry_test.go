@@ -210,7 +210,7 @@ func TestPushOutlivesItsRegistry(t *testing.T) {
 	ctx, cancel := context.WithTimeout(b.ctx, time.Minute)
 	defer cancel()
 	_, err := b.ws.Wait(ctx, channel, ada, func(m workspace.Message) bool {
-		return strings.Contains(m.Plain(), b.lab.Private.Addr+" did not take it; trying again in")
+		return strings.Contains(m.Plain(), "The registry "+b.lab.Private.Addr) && strings.Contains(m.Plain(), "Retrying until")
 	})
 	b.must(err)
 	restart()
