@@ -88,10 +88,10 @@ func applySettings(spec map[string]any, svc ops.Service, change ops.Change) erro
 		c["Secrets"] = out
 	}
 	if change.UpdateOrder != "" || change.Parallelism != nil {
+		made := giveUpdateConfig(spec, svc)
 		u := object(spec, "UpdateConfig")
-		if len(u) == 0 { // a config of zeros would replace all tasks at once
-			u["Parallelism"], u["Monitor"], u["FailureAction"], u["MaxFailureRatio"], u["Order"] =
-				number(1), number(int(defaultMonitor)), swarm.UpdateFailureActionPause, number(0), swarm.UpdateOrderStopFirst
+		if made {
+			u["Order"] = svc.UpdateOrder // as it was, unless it is set
 		}
 		if change.UpdateOrder != "" {
 			u["Order"] = change.UpdateOrder
@@ -101,6 +101,34 @@ func applySettings(spec map[string]any, svc ops.Service, change ops.Change) erro
 		}
 	}
 	return nil
+}
+
+// giveUpdateConfig gives a service without an update config of its own one by which a failed update
+// goes back to the version before, and one for the way back. A config that leaves out the
+// parallelism would replace all tasks at once. It reports whether the service had none.
+func giveUpdateConfig(spec map[string]any, svc ops.Service) (made bool) {
+	if u, _ := spec["UpdateConfig"].(map[string]any); len(u) > 0 {
+		return false
+	}
+	order := swarm.UpdateOrderStartFirst
+	if svc.Persistent || svc.HostPorts {
+		order = swarm.UpdateOrderStopFirst
+	}
+	config := func(onFailure string) map[string]any {
+		return map[string]any{
+			"Parallelism":     number(1),
+			"FailureAction":   onFailure,
+			"Monitor":         number(int(defaultMonitor / time.Nanosecond)),
+			"MaxFailureRatio": number(0),
+			"Order":           order,
+		}
+	}
+	spec["UpdateConfig"] = config(swarm.UpdateFailureActionRollback)
+	// The way back goes by the config of the spec that it leads to.
+	if spec["RollbackConfig"] == nil {
+		spec["RollbackConfig"] = config(swarm.UpdateFailureActionPause)
+	}
+	return true
 }
 
 // setNumber sets a number that is left out where it is zero.

@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"reflect"
 	"strconv"
-	"time"
 
 	"github.com/distribution/reference"
 	"github.com/docker/docker/api/types/registry"
@@ -212,26 +211,8 @@ func apply(spec map[string]any, svc ops.Service, change ops.Change) error {
 			delete(labels, k)
 		}
 	}
-	if change.Rollback && spec["UpdateConfig"] == nil {
-		// A config that leaves out the parallelism would replace all tasks at once.
-		order := swarm.UpdateOrderStartFirst
-		if svc.Persistent || svc.HostPorts {
-			order = swarm.UpdateOrderStopFirst
-		}
-		config := func(onFailure string) map[string]any {
-			return map[string]any{
-				"Parallelism":     number(1),
-				"FailureAction":   onFailure,
-				"Monitor":         number(int(defaultMonitor / time.Nanosecond)),
-				"MaxFailureRatio": number(0),
-				"Order":           order,
-			}
-		}
-		spec["UpdateConfig"] = config(swarm.UpdateFailureActionRollback)
-		// The way back goes by the config of the spec that it leads to.
-		if spec["RollbackConfig"] == nil {
-			spec["RollbackConfig"] = config(swarm.UpdateFailureActionPause)
-		}
+	if change.Rollback {
+		giveUpdateConfig(spec, svc)
 	}
 	return nil
 }

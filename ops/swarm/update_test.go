@@ -276,6 +276,48 @@ func TestUpdateThatCannotBe(t *testing.T) {
 	}
 }
 
+// TestOrderGivesAnUpdateConfig: a setting of the update alone has a failed update go back too, and
+// leaves the rest of what the engine does by default.
+func TestOrderGivesAnUpdateConfig(t *testing.T) {
+	two := 2
+	for name, c := range map[string]struct {
+		change      ops.Change
+		own         bool // the service has a config
+		order       string
+		parallelism json.Number
+		onFailure   string
+	}{
+		"order":            {ops.Change{UpdateOrder: "start-first"}, false, "start-first", "1", "rollback"},
+		"parallelism":      {ops.Change{Parallelism: &two}, false, "stop-first", "2", "rollback"},
+		"both, and deploy": {ops.Change{UpdateOrder: "stop-first", Parallelism: &two, Image: "r/x:1", Rollback: true}, false, "stop-first", "2", "rollback"},
+		"its own":          {ops.Change{UpdateOrder: "start-first"}, true, "start-first", "4", "continue"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			service := specOf(t, data(t, "service-rich.json"))
+			spec := service["Spec"].(map[string]any)
+			set(spec, "UpdateConfig", nil)
+			set(spec, "RollbackConfig", nil)
+			if c.own {
+				set(spec, "UpdateConfig", map[string]any{"Parallelism": 4, "FailureAction": "continue", "Monitor": 5000000000, "MaxFailureRatio": 0, "Order": "stop-first"})
+			}
+			raw, _ := json.Marshal(service)
+			client, e, s := richEngine(t, string(raw), says(`{}`))
+			if _, err := client.UpdateService(t.Context(), s, c.change); err != nil {
+				t.Fatal(err)
+			}
+			want := map[string]any{"Parallelism": c.parallelism, "FailureAction": c.onFailure, "Monitor": json.Number("5000000000"),
+				"MaxFailureRatio": json.Number("0"), "Order": c.order}
+			got := specOf(t, e.last(t).body)
+			if !reflect.DeepEqual(got["UpdateConfig"], want) {
+				t.Errorf("update config = %v, want %v", got["UpdateConfig"], want)
+			}
+			if back, _ := got["RollbackConfig"].(map[string]any); (back["FailureAction"] == "pause") == c.own {
+				t.Errorf("rollback config = %v", back)
+			}
+		})
+	}
+}
+
 func TestRollbackService(t *testing.T) {
 	service := specOf(t, data(t, "service-rich.json"))
 	client, e, s := richEngine(t, data(t, "service-rich.json"), says(`{}`))
