@@ -33,7 +33,8 @@ import (
 //
 // A failing build is Failed with the end of the failing step's output as its
 // Log; a Dockerfile outside Dir is Invalid; a cancelled ctx is Canceled, and
-// stops the build on the engine.
+// stops the build on the engine. An engine that stops in the middle of it is
+// Unavailable: the build may be begun again.
 func (c *Client) Build(ctx context.Context, req ops.BuildRequest, log func(line string)) error {
 	if req.Text != "" {
 		// Beside the repository, whose files are as they were committed.
@@ -342,6 +343,11 @@ func (c *Client) buildFailed(ctx context.Context, err error, req ops.BuildReques
 		return c.failed(err, "build %s", req.Tag)
 	}
 	message := cleanBuild(step.message)
+	if step.step == "" && strings.HasSuffix(message, "context canceled") {
+		// Not by us, and no step failed: the engine ends its builds when it is stopped.
+		return (&ops.Error{Code: ops.Unavailable, Sentence: "Docker stopped in the middle of the build", Err: errors.New(message)}).
+			Then("See the engine's log: journalctl -u docker")
+	}
 	for _, l := range req.Logins {
 		message = scrub(message, l.Auth)
 	}

@@ -360,6 +360,51 @@ func TestBuildWithoutSessions(t *testing.T) {
 	}
 }
 
+// An engine that stops in the middle of a build is away: nothing is known against the build.
+func TestBuildWhoseEngineStops(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM scratch\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	whole := data(t, "build-ok.json")
+	for name, end := range map[string]func(w http.ResponseWriter){
+		"before it answers": func(http.ResponseWriter) { panic(http.ErrAbortHandler) },
+		"between records": func(w http.ResponseWriter) {
+			_, _ = io.WriteString(w, whole[:strings.Index(whole, `{"id":"moby.image.id"`)])
+			w.(http.Flusher).Flush()
+			panic(http.ErrAbortHandler)
+		},
+		"in a record": func(w http.ResponseWriter) {
+			_, _ = io.WriteString(w, whole[:len(whole)/2])
+			w.(http.Flusher).Flush()
+			panic(http.ErrAbortHandler)
+		},
+		"and says so": func(w http.ResponseWriter) {
+			_, _ = io.WriteString(w, `{"errorDetail":{"message":"failed to solve: Canceled: context canceled"},"error":"context canceled"}`)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, _ := fake(t, map[string]http.HandlerFunc{
+				"POST /build": func(w http.ResponseWriter, _ *http.Request) { end(w) },
+				"POST /session": func(w http.ResponseWriter, _ *http.Request) {
+					conn, _, err := w.(http.Hijacker).Hijack()
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					defer conn.Close()
+					_, _ = io.WriteString(conn, "HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+					_, _ = io.Copy(io.Discard, conn) // until the build has ended
+				},
+			})
+			err := c.Build(t.Context(), ops.BuildRequest{Dir: dir, Tag: "x"}, nil)
+			if ops.CodeOf(err) != ops.Unavailable {
+				t.Errorf("%s: %v", ops.CodeOf(err), err)
+			}
+		})
+	}
+}
+
 // A build ends in time on an engine that takes the connection of its session and never
 // answers it; one that answers later is hung up on.
 func TestBuildWhoseSessionIsNotAnswered(t *testing.T) {
