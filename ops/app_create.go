@@ -204,7 +204,11 @@ func (c *AppCreate) Apply(ctx context.Context, run *Run) error {
 
 // Converge waits for its replicas, and says what to set at the forge.
 func (c *AppCreate) Converge(ctx context.Context, run *Run) (string, error) {
-	svc, err := run.Swarm.Service(ctx, c.App)
+	var svc Service
+	err := run.whileAway(ctx, run.Now().Add(run.DeployTimeout), func(ctx context.Context) (err error) {
+		svc, err = run.Swarm.Service(ctx, c.App)
+		return err
+	})
 	if err != nil {
 		return "", err
 	}

@@ -209,11 +209,15 @@ func (r *AppRemove) Converge(ctx context.Context, run *Run) (string, error) {
 // manager's by the engine, others over SSH. A volume of that name on another node
 // is none of the app's. Left is what remains to be done by hand.
 func (r *AppRemove) removeVolumes(ctx context.Context, run *Run) (gone, left []string, err error) {
-	cluster, err := run.Swarm.Cluster(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	nodes, err := run.Swarm.Nodes(ctx)
+	var cluster Cluster
+	var nodes []Node
+	err = run.whileAway(ctx, run.Now().Add(run.DeployTimeout), func(ctx context.Context) (err error) {
+		if cluster, err = run.Swarm.Cluster(ctx); err != nil {
+			return err
+		}
+		nodes, err = run.Swarm.Nodes(ctx)
+		return err
+	})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -137,3 +137,36 @@ func TestScaleForgivesOldFailures(t *testing.T) {
 		}
 	})
 }
+
+// TestChangesOutliveAnElection: what an operation reads after its write is read when the managers
+// answer again.
+func TestChangesOutliveAnElection(t *testing.T) {
+	app := ops.Service{Name: "pizza", Replicas: 1, Settings: ops.Settings{Mounts: []ops.Mount{{Type: "volume", Source: "oven", Target: "/data"}}}, Persistent: true}
+	for name, tc := range map[string]struct {
+		op    ops.Operation
+		after string
+		says  string
+	}{
+		"scale":         {&ops.Scale{App: "pizza", Replicas: 2}, "UpdateService", "pizza runs 2 of 2"},
+		"app set":       {&ops.AppSet{App: "pizza", Values: map[string]string{"limit-memory": "1g"}}, "UpdateService", "1 of 1 run with it"},
+		"app create":    {&ops.AppCreate{App: "pasta", Image: "pasta:1", Replicas: 1}, "CreateService", "pasta runs 1 of 1"},
+		"app remove":    {&ops.AppRemove{App: "pizza", Volumes: []string{"oven"}}, "RemoveService", "pizza is removed"},
+		"node drain":    {drain("n2"), "UpdateNode", "n2 is drained"},
+		"node promote":  {&ops.NodeRole{Node: "n2", Manager: true}, "UpdateNode", "n2 is a manager"},
+		"rotate tokens": {&ops.TokenRotation{Role: "worker"}, "RotateTokens", "join token"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := startHouse(t, newFakeSwarm(app), withKey(t))
+			h.swarm.awayAfter(tc.after, 500*time.Millisecond)
+			h.submit(t, asked("op1"), tc.op)
+			if s := h.wait(t, func(s ops.Status) bool { return s.State == ops.Pending || s.State.Final() }); s.State == ops.Pending {
+				h.decide(t, "click", "bob", s.Token, ops.Approve, "")
+			}
+			says(t, h.final(t, "op1"), ops.Done, tc.says)
+			if !h.seen(noted(dockerAway.Sentence + ". Retrying until ")) {
+				t.Error("it does not say who is away")
+			}
+		})
+	}
+}

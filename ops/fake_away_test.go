@@ -96,3 +96,14 @@ func awayTimes(call string, after, n int) func(context.Context, string) error {
 		return nil
 	}
 }
+
+// awayAfter has calls answered Unavailable for d once the first write of that name took effect.
+func (f *faults) awayAfter(write string, d time.Duration) {
+	var once sync.Once
+	f.fail(nil, func(call string) error {
+		if call == write {
+			once.Do(func() { f.fail(awayFor(d), nil) })
+		}
+		return nil
+	})
+}

@@ -249,7 +249,10 @@ func (f *fakeSwarm) removeNode(id string, force bool) error {
 	return ops.Errorf(ops.NotFound, "There is no node %s", id)
 }
 
-func (f *fakeSwarm) Cluster(context.Context) (ops.Cluster, error) {
+func (f *fakeSwarm) Cluster(ctx context.Context) (ops.Cluster, error) {
+	if err := f.begin(ctx, "Cluster"); err != nil {
+		return ops.Cluster{}, err
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	c := ops.Cluster{ID: "cluster", Version: f.cluster, Self: "id1", Labels: maps.Clone(f.labels), WorkerToken: "canary-worker-token", ManagerToken: "canary-manager-token"}
@@ -264,7 +267,11 @@ func (f *fakeSwarm) Cluster(context.Context) (ops.Cluster, error) {
 	return c, f.down
 }
 
-func (f *fakeSwarm) RotateTokens(_ context.Context, c ops.Cluster, worker, manager bool) error {
+func (f *fakeSwarm) RotateTokens(ctx context.Context, c ops.Cluster, worker, manager bool) error {
+	return f.write(ctx, "RotateTokens", func() error { return f.rotateTokens(c, worker, manager) })
+}
+
+func (f *fakeSwarm) rotateTokens(c ops.Cluster, worker, manager bool) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if c.Version != f.cluster {

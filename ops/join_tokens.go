@@ -54,7 +54,11 @@ func (r *TokenRotation) Apply(ctx context.Context, run *Run) error {
 
 // Converge sees that the tokens are others.
 func (r *TokenRotation) Converge(ctx context.Context, run *Run) (string, error) {
-	now, err := run.Swarm.Cluster(ctx)
+	var now Cluster
+	err := run.whileAway(ctx, run.Now().Add(run.JoinTimeout), func(ctx context.Context) (err error) {
+		now, err = run.Swarm.Cluster(ctx)
+		return err
+	})
 	if err != nil {
 		return "", err
 	}

@@ -97,7 +97,7 @@ func (c *registryChange) giveLogins(ctx context.Context, run *Run) error {
 	err := run.Step("logins", func(detail func(string)) error {
 		for i, name := range c.Logins {
 			detail(fmt.Sprintf("%d of %s", i, many(len(c.Logins), "service")))
-			err := run.giveLogin(ctx, name)
+			err := run.whileAway(ctx, run.Now().Add(run.DeployTimeout), func(ctx context.Context) error { return run.giveLogin(ctx, name) })
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
