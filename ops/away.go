@@ -20,8 +20,8 @@ const (
 	retryMost = 5 * time.Second
 )
 
-// pace is an exponential backoff: quick at first, then each pause is a fifth of the time that
-// has passed, up to most.
+// pace is an exponential backoff: quick at first, then each pause is about a quarter of the time
+// that has passed, up to most.
 type pace struct{ next, most time.Duration }
 
 // step returns the next pause.
@@ -61,10 +61,11 @@ func (r *Run) whileAway(ctx context.Context, deadline time.Time, do func(context
 			return ended(ctx, last, r.Now())
 		}
 		last = err
-		wait := backoff.step()
-		if r.Now().Add(wait).After(deadline) {
-			return stillAway(err, note != "", r.Now())
+		now := r.Now()
+		if !now.Before(deadline) {
+			return stillAway(err, note != "", now)
 		}
+		wait := min(backoff.step(), deadline.Sub(now)) // the last try is at the deadline
 		next := fmt.Sprintf("%s. Retrying until %s.", sentenceOf(err), clockTime(deadline))
 		if note == "" {
 			r.Log.Warn("no answer, retrying", "until", deadline, "err", err)

@@ -51,6 +51,8 @@ func TestScaleWhileDockerStaysAway(t *testing.T) {
 	})
 }
 
+const sec, minute = time.Second, time.Minute
+
 // history is the tasks of one slot over time: each state with when it began.
 type history []struct {
 	at    time.Duration
@@ -89,14 +91,27 @@ func TestScaleGivesUpWhenThereIsNoHope(t *testing.T) {
 		says string        // "" when it converges
 		by   time.Duration // when it ends, give or take two seconds
 	}{
-		"no node takes it":        {history{{0, "pending", noNode}}, "1 of 2 run and nothing has changed for 20s: " + noNode, 20 * time.Second},
-		"a node turns up":         {history{{0, "pending", noNode}, {15 * time.Second, "running", ""}}, "", 15 * time.Second},
-		"a slow pull":             {history{{0, "preparing", ""}, {5 * time.Minute, "running", ""}}, "", 5 * time.Minute},
-		"a second attempt starts": {history{{time.Second, "failed", crashed}, {6 * time.Second, "starting", ""}, {2 * time.Minute, "running", ""}}, "", 2 * time.Minute},
-		"a restart delay":         {history{{time.Second, "failed", crashed}, {2 * time.Second, "ready", ""}, {time.Minute, "running", ""}}, "", time.Minute},
-		"three crashes": {history{{time.Second, "failed", crashed}, {7 * time.Second, "failed", crashed}, {30 * time.Second, "failed", crashed}, {31 * time.Second, "ready", ""}},
+		"no node takes it": {
+			history{{0, "pending", noNode}},
+			"1 of 2 run and nothing has changed for 20s: " + noNode, 20 * time.Second,
+		},
+		"a node turns up": {history{{0, "pending", noNode}, {15 * sec, "running", ""}}, "", 15 * time.Second},
+		"a slow pull":     {history{{0, "preparing", ""}, {5 * minute, "running", ""}}, "", 5 * time.Minute},
+		"a second attempt starts": {
+			history{{sec, "failed", crashed}, {6 * sec, "starting", ""}, {2 * minute, "running", ""}},
+			"", 2 * time.Minute,
+		},
+		"a restart delay": {
+			history{{sec, "failed", crashed}, {2 * sec, "ready", ""}, {minute, "running", ""}},
+			"", time.Minute,
+		},
+		"two crashes": {
+			history{{sec, "failed", crashed}, {7 * sec, "failed", crashed}, {8 * sec, "starting", ""}, {minute, "running", ""}},
+			"", time.Minute,
+		},
+		"three crashes": {history{{sec, "failed", crashed}, {7 * sec, "failed", crashed}, {30 * sec, "failed", crashed}, {31 * sec, "ready", ""}},
 			"1 of 2 run and nothing has changed for 20s: n2: non-zero exit (1)", 31 * time.Second},
-		"three crashes at once": {history{{1, "failed", crashed}, {2 * time.Second, "failed", crashed}, {3 * time.Second, "rejected", crashed}, {4 * time.Second, "preparing", ""}},
+		"three crashes at once": {history{{1, "failed", crashed}, {2 * sec, "failed", crashed}, {3 * sec, "rejected", crashed}, {4 * sec, "preparing", ""}},
 			"1 of 2 run and nothing has changed for 20s: n2: non-zero exit (1)", 20 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -199,7 +199,9 @@ func (p *RegistryPrune) Converge(ctx context.Context, run *Run) (string, error) 
 			if _, digest, ok := strings.Cut(image, "@"); !ok || named[digest] {
 				continue
 			}
-			err := run.whileAway(ctx, deadline, func(ctx context.Context) error { return run.Images.Delete(ctx, p.login, image) })
+			err := run.whileAway(ctx, deadline, func(ctx context.Context) error {
+				return run.Images.Delete(ctx, p.login, image)
+			})
 			if err != nil && CodeOf(err) != NotFound {
 				return err
 			}
@@ -252,9 +254,15 @@ func (p *RegistryPrune) collect(ctx context.Context, run *Run) (freed string, er
 		return "", err
 	}
 	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		limit := 10 * time.Second
+		if ctx.Err() != nil {
+			limit = 2 * time.Second // Waggle stops; Converge removes it when it is resumed
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 		defer cancel()
-		err := run.whileAway(ctx, run.Now().Add(10*time.Second), func(ctx context.Context) error { return run.Swarm.RemoveService(ctx, id) })
+		err := run.whileAway(ctx, run.Now().Add(limit), func(ctx context.Context) error {
+			return run.Swarm.RemoveService(ctx, id)
+		})
 		if err != nil && CodeOf(err) != NotFound {
 			run.Log.Warn("a service that has done its work was left", "service", collectService, "err", err)
 		}
@@ -292,7 +300,10 @@ func (p *RegistryPrune) startCollector(ctx context.Context, run *Run) (id string
 		work := NewService{Name: collectService, Image: p.service.Image, Auth: auth, Replicas: 1, Once: true,
 			Args: []string{"sh", "-c", collectScript}, Constraints: p.service.Constraints}
 		work.Mounts = managedMounts()
-		work.Env = []EnvVar{{Name: "REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", Value: managedPath}, {Name: "REGISTRY_STORAGE_DELETE_ENABLED", Value: "true"}}
+		work.Env = []EnvVar{
+			{Name: "REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", Value: managedPath},
+			{Name: "REGISTRY_STORAGE_DELETE_ENABLED", Value: "true"},
+		}
 		id, err = run.Swarm.CreateService(ctx, work)
 		return err
 	})
@@ -322,8 +333,8 @@ func (p *RegistryPrune) notStarted(ctx context.Context, run *Run, start, before 
 	if ctx.Err() != nil {
 		return cmp.Or(before, start) // it goes on later
 	}
-	e := &Error{Code: Failed, Sentence: fmt.Sprintf("The registry %s is stopped and could not be started again: %s", p.reg.Name, sentenceOf(start)),
-		Err: errors.Join(before, start)}
+	e := &Error{Code: Failed, Err: errors.Join(before, start),
+		Sentence: fmt.Sprintf("The registry %s is stopped and could not be started again: %s", p.reg.Name, sentenceOf(start))}
 	if before != nil {
 		e.Sentence = sentenceOf(before) + ". " + e.Sentence
 		if failed := new(Error); errors.As(before, &failed) {

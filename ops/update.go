@@ -198,8 +198,9 @@ func (u *update) keptUpBy(svc Service) (nodes []string) {
 // leftOut warns of nodes that are away when the update is done.
 func (u *update) leftOut(nodes []string) {
 	u.run.update(func(s *Status) {
-		s.Plan.Warnings = append(slices.Clone(s.Plan.Warnings),
-			fmt.Sprintf("done without %s: all replicas run on other nodes. The swarm may show the update as running until then", strings.Join(nodes, ", ")))
+		s.Plan.Warnings = append(slices.Clone(s.Plan.Warnings), fmt.Sprintf("%s %s left out: all replicas run "+
+			"the new version on other nodes. Docker may show the update as running until the node is back or removed",
+			strings.Join(nodes, ", "), oneOrMore(len(nodes), "was", "were")))
 	})
 }
 

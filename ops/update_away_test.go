@@ -61,20 +61,40 @@ func rollOut(slot history, calm time.Duration) *rollout {
 
 // TestUpdatePolicyIsTheSwarms: as long as the swarm goes on, so does the update.
 func TestUpdatePolicyIsTheSwarms(t *testing.T) {
-	const minute = time.Minute
 	for name, tc := range map[string]struct {
 		slot history
 		calm time.Duration
 		says string // "" when it ends well
 		by   time.Duration
 	}{
-		"a second attempt starts":      {history{{time.Second, "failed", crashed}, {6 * time.Second, "starting", ""}, {2 * minute, "running", ""}}, 3 * minute, "", 3 * minute},
-		"a large image is pulled":      {history{{time.Second, "rejected", crashed}, {6 * time.Second, "preparing", ""}, {4 * minute, "running", ""}}, 5 * minute, "", 5 * minute},
-		"the restart delay":            {history{{time.Second, "failed", crashed}, {2 * time.Second, "ready", ""}, {minute, "running", ""}}, 2 * minute, "", 2 * minute},
-		"failures that it goes on for": {history{{1, "failed", crashed}, {6 * time.Second, "failed", crashed}, {12 * time.Second, "failed", crashed}, {minute, "running", ""}}, 2 * minute, "", 2 * minute},
-		"no node for a moment":         {history{{0, "pending", noNode}, {15 * time.Second, "running", ""}}, minute, "", minute},
-		"no node":                      {history{{0, "pending", noNode}}, 0, "pizza did not come up: nothing has changed for 20s: " + noNode, 20 * time.Second},
-		"it never comes up":            {history{{time.Second, "failed", crashed}, {2 * time.Second, "starting", ""}}, 0, "pizza did not come up: non-zero exit (1)", 10 * minute},
+		"a second attempt starts": {
+			history{{sec, "failed", crashed}, {6 * sec, "starting", ""}, {2 * minute, "running", ""}},
+			3 * minute, "", 3 * minute,
+		},
+		"a large image is pulled": {
+			history{{sec, "rejected", crashed}, {6 * sec, "preparing", ""}, {4 * minute, "running", ""}},
+			5 * minute, "", 5 * minute,
+		},
+		"the restart delay": {
+			history{{sec, "failed", crashed}, {2 * sec, "ready", ""}, {minute, "running", ""}},
+			2 * minute, "", 2 * minute,
+		},
+		"failures that it goes on for": {
+			history{{1, "failed", crashed}, {6 * sec, "failed", crashed}, {12 * sec, "failed", crashed}, {minute, "running", ""}},
+			2 * minute, "", 2 * minute,
+		},
+		"no node for a moment": {
+			history{{0, "pending", noNode}, {15 * sec, "running", ""}},
+			minute, "", minute,
+		},
+		"no node": {
+			history{{0, "pending", noNode}},
+			0, "pizza did not come up: nothing has changed for 20s: " + noNode, 20 * time.Second,
+		},
+		"it never comes up": {
+			history{{sec, "failed", crashed}, {2 * sec, "starting", ""}},
+			0, "pizza did not come up: non-zero exit (1)", 10 * minute,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -154,6 +174,27 @@ func TestWayBackWhileManagersElect(t *testing.T) {
 	}
 }
 
+// TestWayBackSaysWhy: why Waggle asked for it is not forgotten when the answer is lost.
+func TestWayBackSaysWhy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		swarm := rollOut(history{{0, "pending", noNode}}, 0)
+		swarm.fail(nil, func(call string) error {
+			if call == "RollbackService" {
+				return dockerAway
+			}
+			return nil
+		})
+		run, _ := runOn(swarm.fakeSwarm)
+		_, err := run.FollowUpdate(t.Context(), "pizza", "pizza:2")
+		if e, _ := err.(*ops.Error); e == nil || e.Sentence != "pizza did not come up: nothing has changed for 20s: "+noNode || !strings.HasPrefix(e.Next, "The version before serves") {
+			t.Errorf("it ended with %+v", err)
+		}
+		if n := swarm.called("RollbackService"); n != 2 {
+			t.Errorf("it was asked for %d times", n)
+		}
+	})
+}
+
 // onLostNode is a roll-out whose first new task was on n3 when that was lost; another runs in its
 // place, and the swarm's updater waits for the first.
 func onLostNode(state string) *rollout {
@@ -187,7 +228,7 @@ func TestNodeLostInAnUpdate(t *testing.T) {
 				if took := time.Since(swarm.began); err != nil || got.Running != 2 || took < 5*time.Second || took > 15*time.Second {
 					t.Errorf("after %s: %s, %v", took, got, err)
 				}
-				if w := run.Shown().Plan.Warnings; len(w) != 1 || !strings.HasPrefix(w[0], fmt.Sprintf("done without n3 (%s)", down)) {
+				if w := run.Shown().Plan.Warnings; len(w) != 1 || !strings.HasPrefix(w[0], fmt.Sprintf("n3 (%s) was left out", down)) {
 					t.Errorf("its warnings are %q", w)
 				}
 			})
