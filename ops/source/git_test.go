@@ -394,11 +394,14 @@ func TestWhatGoesWrongIsNamed(t *testing.T) {
 		http.Error(w, "oops", http.StatusBadGateway)
 		return false
 	})
+	foreign := httptest.NewTLSServer(nil)
+	defer foreign.Close()
 	for name, c := range map[string]struct {
 		url      string
 		code     ops.Code
 		sentence string
 	}{
+		"foreign certificate":  {foreign.URL + "/pizza.git", ops.Failed, "the TLS certificate of 127.0.0.1"},
 		"server down":          {down.URL + "/pizza.git", ops.Unavailable, "cannot be reached"},
 		"unknown host":         {"https://nowhere.invalid/pizza.git", ops.Unavailable, "cannot be reached"},
 		"server broken":        {broken.URL + "/pizza.git", ops.Unavailable, "cannot be reached"},

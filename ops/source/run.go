@@ -275,6 +275,10 @@ func (r *runner) failed(ctx context.Context, err error, what string) error {
 	case contains(f.stderr, "repository not found", "returned error: 404", "not found", "does not appear to be a git repository", "does not exist"):
 		e.Sentence = fmt.Sprintf("there is no repository %s, or Waggle may not see it", r.name)
 		e.Next = fmt.Sprintf("check the address, and the token or deploy key for %s in git.credentials", r.host)
+	case contains(f.stderr, "certificate problem", "certificate verification failed"):
+		// Not Unavailable: a retry does not mend it.
+		e.Sentence = fmt.Sprintf("the TLS certificate of %s is not trusted", r.host)
+		e.Next = "see whether it has expired; for a certificate authority of your own, set GIT_SSL_CAINFO for Waggle"
 	case contains(f.stderr, "could not resolve", "connection refused", "timed out", "failed to connect", "couldn't connect", "network is unreachable",
 		"no route to host", "connection reset", "hung up", "early eof", "rpc failed", "returned error: 5", "operation too slow", "ssl", "certificate", "unable to access"):
 		e.Code, e.Sentence = ops.Unavailable, fmt.Sprintf("%s cannot be reached", r.name)
