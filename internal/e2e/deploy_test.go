@@ -134,7 +134,7 @@ func TestSamePushIsDeployedOnce(t *testing.T) {
 }
 
 func TestFailedDeploysLeaveTheVersionBefore(t *testing.T) {
-	b := start(t)
+	b := start(t, map[string]string{"WAGGLE_BUILD_TIMEOUT": "30s"}) // a registry that is away is waited for until then
 	repo := b.linked("pizza", 2)
 	b.push(repo, b.dockerfile("1"), "Bake a pizza")
 	b.sees(ada, "pizza runs release 1")
