@@ -9,7 +9,7 @@ import (
 // NewRun returns a run that has begun, for tests of what it waits for without the mechanism around
 // it, so that they can be in a bubble of testing/synctest.
 func NewRun(env Env, message Message) *Run {
-	return &Run{Env: env, Log: slog.New(slog.DiscardHandler), message: message, status: Status{State: Working}}
+	return &Run{Env: env, Log: slog.New(slog.DiscardHandler), show: message.Show, status: Status{State: Working}}
 }
 
 func (r *Run) WhileAway(ctx context.Context, deadline time.Time, do func(context.Context) error) error {

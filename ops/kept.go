@@ -161,7 +161,7 @@ func (r *Runner) giveUp(ctx context.Context, req Request, push Push, because str
 		return err
 	}
 	defer w.lease.Release()
-	run := &Run{Env: r.Env, Request: req, Log: r.Log, w: w, message: r.teller(req, true)}
+	run := r.newRun(w, req)
 	run.status = Status{ID: req.ID, Kind: req.Kind, Target: push.Name, Title: req.Title, Actor: req.Actor, State: Waiting, Began: req.At}
 	r.conclude(run, (&Error{Code: Unavailable, Sentence: fmt.Sprintf("The push of %s to %s was not deployed: %s", short(push.After), push.Name, because), Err: why}).
 		Then("Push again, or `/deploy <app>`."))

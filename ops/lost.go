@@ -126,7 +126,7 @@ func (r *Runner) tellLost(ctx context.Context, rec record) error {
 		return err
 	}
 	defer w.lease.Release()
-	run := &Run{Env: r.Env, Request: rec.Request, Log: r.Log, w: w, message: r.teller(rec.Request, true)}
+	run := r.newRun(w, rec.Request)
 	run.status = Status{ID: rec.ID, Kind: rec.Kind, Target: target, Title: rec.Title, Actor: rec.Actor, State: rec.State, Began: rec.At}
 	run.decide(func(s *Status) {
 		if s.State, s.Err = state, why; rec.Plan != nil {

@@ -151,6 +151,7 @@ type Run struct {
 	locks    []string
 	w        *recordWriter
 	message  *teller
+	show     func(Status)
 	atEnd    []func()
 	hold     func(ctx context.Context, app string) (*store.Lease, error)
 
@@ -193,8 +194,8 @@ func (r *Run) decide(change func(*Status)) {
 		return
 	}
 	change(&r.status)
-	if r.message != nil {
-		r.message.Show(r.copy())
+	if r.show != nil {
+		r.show(r.copy())
 	}
 }
 

@@ -259,7 +259,6 @@ func (r *Runner) take(ctx context.Context, req Request) (*recordWriter, error) {
 // attempt takes an operation as far as it gets.
 func (r *Runner) attempt(ctx context.Context, w *recordWriter) error {
 	rec := w.rec
-	log := r.Log.With("op", rec.ID, "kind", rec.Kind)
 	op, err := r.decode(rec.Request)
 	if err != nil {
 		return err
@@ -290,12 +289,12 @@ func (r *Runner) attempt(ctx context.Context, w *recordWriter) error {
 		}
 	}
 
-	run := &Run{Env: r.Env, Request: rec.Request, Log: log, op: op, w: w}
+	run := r.newRun(w, rec.Request)
+	run.op = op
 	run.hold = func(ctx context.Context, app string) (*store.Lease, error) {
 		return r.Store.Lock(ctx, appTarget(app).lockKey(), r.claim(run))
 	}
 	run.status = Status{ID: rec.ID, Kind: op.Kind(), Target: op.Target(), Title: rec.Title, Actor: rec.Actor, State: Planning, Began: rec.At}
-	run.message = r.teller(rec.Request, rec.Begun > 0 || rec.State != "")
 	run.resumed, run.applied, run.began = rec.Applying, rec.Applied, rec.Begun > 0
 	defer run.message.finish("") // unless it was finished with what is to be told
 	if decision != nil {
@@ -338,6 +337,14 @@ func (r *Runner) attempt(ctx context.Context, w *recordWriter) error {
 	}
 	r.conclude(run, err)
 	return r.finish(ctx, run)
+}
+
+// newRun returns one attempt at what w is the record of.
+func (r *Runner) newRun(w *recordWriter, req Request) *Run {
+	rec := w.record()
+	run := &Run{Env: r.Env, Request: req, Log: r.Log.With("op", req.ID, "kind", req.Kind), w: w, message: r.teller(req, rec.Begun > 0 || rec.State != "")}
+	run.show = run.message.Show
+	return run
 }
 
 // begin makes it durable that an attempt has begun.

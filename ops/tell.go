@@ -389,7 +389,7 @@ func (r *Runner) tellGone(ctx context.Context) error {
 			if w == nil || err != nil {
 				continue
 			}
-			run := &Run{Env: r.Env, Request: req, Log: r.Log.With("op", id), w: w, message: r.teller(req, true)}
+			run := r.newRun(w, req)
 			s.Decision, s.Token = r.byTheClock(), ""
 			run.status = s
 			r.conclude(run, Errorf(Canceled, "Redis was emptied, and this request with it").Then("Nothing was changed. Run the command again."))
