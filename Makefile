@@ -3,6 +3,8 @@
 
 SHELL = /bin/bash
 FUZZTIME = 5s
+SEEDS = 10000
+FIRST = 1
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 # The Docker engines of the lab: system (the default), 20, 26 or 28, optionally with
@@ -15,7 +17,7 @@ ENGINE = $(WAGGLE_LAB_ENGINE)
 ENGINES = 20 26 26+containerd 28 20,28+containerd,26 28+containerd,20,26+containerd
 ENGINE_TESTS = ^(TestReal.*|TestPushToDeploy|TestFailedDeploysLeaveTheVersionBefore|TestCaptainDefinition|TestBuildSecret|TestRollbackWithAnEmptyRedis|TestPushOutlivesItsRegistry|TestRegistryLife|TestRegistrySetup|TestMigrateToACluster|TestNodeLife|TestScale|TestScaleWarns|TestScaleSaysWhatIsWrong.*|TestCleanNodes|TestDoctor)$$
 
-.PHONY: build demo test test-engines test-fast fuzz lint bench lab lab-down
+.PHONY: build demo test test-engines test-fast simulate fuzz lint bench lab lab-down
 
 build: ## bin/waggle
 	go build -trimpath -ldflags "-s -w" -o bin/waggle ./cmd/waggle
@@ -42,6 +44,9 @@ test-engines: ## the tests that depend on the engine, on each of ENGINES (root)
 
 test-fast: ## the tests that need no root, and what was skipped
 	@go test -v ./... | grep -E '^(ok|FAIL|panic)|--- (FAIL|SKIP)' | grep -v 'no test files'
+
+simulate: ## the engine on virtual time with faults, SEEDS=10000 histories from seed FIRST=1 on
+	go test -count=1 -timeout 0 ./internal/simulate -run '^TestSeeds$$' -v -seeds $(SEEDS) -first $(FIRST)
 
 # Go fuzzes one target of one package at a time.
 fuzz: ## every fuzz test, FUZZTIME=5s each
