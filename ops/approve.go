@@ -231,8 +231,10 @@ func (r *Runner) settle(ctx context.Context, d decisionOp) (record, error) {
 		return rec, err
 	case d.Verdict == Cancel && rec.State != Pending && !rec.State.Final():
 		return rec, r.interrupt(ctx, rec, d.Decision)
+	case rec.State.Final():
+		return rec, Errorf(Invalid, "Already %s", rec.State)
 	case rec.State != Pending:
-		return rec, Errorf(Invalid, "This does not wait any more: it is %s", rec.State)
+		return rec, Errorf(Invalid, "Already approved; it is %s", rec.State)
 	case round != rec.Round && round != anyRound:
 		return rec, Errorf(Invalid, "The plan has changed since").Then("Look at the message as it is now.")
 	}
@@ -266,9 +268,24 @@ func (r *Runner) settle(ctx context.Context, d decisionOp) (record, error) {
 		return rec, err
 	}
 	if !won {
-		return rec, Errorf(Invalid, "Somebody else was faster: this does not wait any more")
+		return rec, r.decidedBefore(ctx, rec)
 	}
 	return rec, nil // from here on the sweep would take it up, too
+}
+
+// decidedBefore says who has decided about what an operation waited for.
+func (r *Runner) decidedBefore(ctx context.Context, rec record) error {
+	d, err := r.decided(ctx, &rec)
+	past := map[Verdict]string{Approve: "approved", Reject: "rejected", Cancel: "cancelled"}
+	switch {
+	case err != nil:
+		return err
+	case d == nil || d.Verdict == Expire:
+		return Errorf(Invalid, "This request has expired").Then("Nothing was changed. Run the command again.")
+	case d.Verdict == Replace:
+		return Errorf(Invalid, "Superseded by a newer push")
+	}
+	return Errorf(Invalid, "Already %s by %s", past[d.Verdict], d.By)
 }
 
 func otherVersion(err error) *Error {

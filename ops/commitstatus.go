@@ -52,21 +52,48 @@ func (r *Runner) tell(ctx context.Context, run *Run, s CommitStatus) {
 func (r *Runner) tellBegin(ctx context.Context, run *Run) (wait func()) {
 	s, ok := run.commitStatus(StatusPending, "Waggle builds and deploys it")
 	var telling sync.WaitGroup
-	if ok && r.Statuses != nil {
-		telling.Go(func() { r.tell(ctx, run, s) })
+	if !ok || r.Statuses == nil {
+		return telling.Wait
 	}
+	if err := run.w.write(ctx, func(rec *record) { rec.Forge = &s }); err != nil {
+		run.Log.Info("the forge is not told that a deploy has begun", "err", err)
+		return telling.Wait
+	}
+	telling.Go(func() {
+		r.tell(ctx, run, s)
+		if !run.w.lease.Valid() {
+			r.tellForgeAgain(ctx, run.ID) // the end may have been told meanwhile
+		}
+	})
 	return telling.Wait
+}
+
+// tellForgeAgain has the end of a deploy told once more, if it has come to it.
+func (r *Runner) tellForgeAgain(ctx context.Context, id string) {
+	ctx, cancel := detached(ctx)
+	defer cancel()
+	if rec, err := r.read(ctx, id); err == nil && rec.State.Final() && rec.Forge != nil {
+		if err := r.Store.Schedule(ctx, outbox, forgeEntry(id), r.Env.Now()); err != nil {
+			r.Log.Warn("the forge may show a deploy as pending that has ended", "op", id, "err", err)
+		}
+	}
 }
 
 // endStatus is what a forge is told of how it ended. Of one that a newer push replaced nothing is
 // told.
 func (r *Run) endStatus() (CommitStatus, bool) {
 	s := r.snapshot()
-	switch s.State {
-	case Superseded, DryRun:
+	state, text := StatusSuccess, s.Result
+	switch {
+	case s.State == Superseded, s.State == DryRun:
 		return CommitStatus{}, false
-	case Done:
-		return r.commitStatus(StatusSuccess, s.Result)
+	case s.State != Done:
+		state, text = StatusFailure, s.Err.Sentence
 	}
-	return r.commitStatus(StatusFailure, s.Err.Sentence)
+	if told := r.w.record().Forge; told != nil { // an earlier attempt may be all that knows the repository
+		end := *told
+		end.State, end.Text = state, text
+		return end, true
+	}
+	return r.commitStatus(state, text)
 }

@@ -117,7 +117,11 @@ func (d *Deploy) Plan(ctx context.Context, run *Run) (Plan, error) {
 	if last > 0 || d.before != "" {
 		undo = "/rollback " + d.App
 	}
-	d.effect = svc.effectOf(run.ID, d.Attempt, run.applied, releases)
+	ran, err := run.ran(ctx, svc, d.Attempt)
+	if err != nil {
+		return Plan{}, err
+	}
+	d.effect = svc.effectOf(run.ID, d.Attempt, run.applied || ran, releases)
 	applied := d.effect.State == EffectCurrent
 	if applied {
 		last--
@@ -450,7 +454,7 @@ func (d *Deploy) Apply(ctx context.Context, run *Run) error {
 	if n := d.svc.firstReplicas(d.release - 1); n > 0 {
 		change.Replicas, change.Unset = &n, []string{LabelReplicas}
 	}
-	d.Attempt = &attempt{Version: d.svc.Version, Number: d.release, WentBack: d.svc.wentBack()}
+	d.Attempt = &attempt{Version: d.svc.Version, Number: d.release, Image: d.Image, At: run.Now(), WentBack: d.svc.wentBack()}
 	if err := run.Save(ctx); err != nil {
 		return redisAway(err)
 	}

@@ -51,7 +51,8 @@ func (r *Runner) persevere(ctx context.Context, run *Run) error {
 		if begun {
 			run.resumed = true
 			r.Log.Warn("how far an operation came cannot be seen yet", "op", run.ID, "err", err)
-			run.Note(fmt.Sprintf("%s. Looking again until %s.", sentenceOf(err), deadline.UTC().Format("15:04:05 UTC")))
+			run.awayNote = fmt.Sprintf("%s. Looking again until %s.", sentenceOf(err), clockTime(deadline))
+			run.Note(run.awayNote)
 		}
 		if pause(ctx, awayPause) != nil {
 			return queue.ErrInterrupted
@@ -120,6 +121,9 @@ func (r *Runner) applyAndConverge(ctx context.Context, run *Run, stale bool) err
 		if err := run.needsApproval(); err != nil {
 			return err
 		}
+	}
+	if err := r.overtaken(ctx, run); err != nil {
+		return err
 	}
 	if err := r.mayApply(ctx, run); err != nil {
 		return err
@@ -262,7 +266,11 @@ func (r *Run) plan(ctx context.Context) error {
 	if down := r.targetDown(ctx); down != "" && !slices.Contains(plan.Warnings, down) {
 		plan.Warnings = append(plan.Warnings, down)
 	}
-	r.update(func(s *Status) { s.Plan = plan })
+	r.update(func(s *Status) {
+		if s.Plan = plan; s.Note == r.awayNote {
+			s.Note = ""
+		}
+	})
 	return nil
 }
 

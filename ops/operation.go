@@ -46,6 +46,13 @@ type Watcher interface {
 	OnlyWatches()
 }
 
+// Setter is an operation that may set a value whatever it was before. Of two that wait, the one
+// asked for later holds.
+type Setter interface {
+	Operation
+	Sets() bool
+}
+
 // Recognizer is an operation that recognises in the swarm what an earlier attempt at it has done.
 type Recognizer interface {
 	Operation
@@ -142,13 +149,14 @@ type Run struct {
 	Log *slog.Logger
 
 	op       Operation
-	target   Service // that the plan changes; the zero one when it is no app
-	resumed  bool    // an earlier attempt may have changed something
-	applied  bool    // an earlier attempt has written the change
-	applying bool    // this attempt may have changed something
-	began    bool    // its slow work has begun, now or before
-	approved *Plan   // the plan that somebody approved
-	locks    []string
+	target   Service  // that the plan changes; the zero one when it is no app
+	resumed  bool     // an earlier attempt may have changed something
+	applied  bool     // an earlier attempt has written the change
+	applying bool     // this attempt may have changed something
+	began    bool     // its slow work has begun, now or before
+	approved *Plan    // the plan that somebody approved
+	locks    []string // names of the locks that it holds
+	awayNote string   // the note while a part does not answer
 	w        *recordWriter
 	message  *teller
 	show     func(Status)

@@ -1,8 +1,10 @@
 package ops
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -87,8 +89,10 @@ func addRelease(old []Release, r Release) (string, error) {
 
 // attempt is what an operation is about to write as a release, kept before it is written.
 type attempt struct {
-	Version uint64 `json:"version"` // of the service that it was planned on
-	Number  int    `json:"number"`  // of the release
+	Version uint64    `json:"version"` // of the service that it was planned on
+	Number  int       `json:"number"`  // of the release
+	Image   string    `json:"image"`
+	At      time.Time `json:"at"`
 	// WentBack is when the service's last way back had begun by then.
 	WentBack time.Time `json:"went_back,omitzero"`
 }
@@ -101,13 +105,27 @@ func (s Service) wentBack() time.Time {
 	return time.Time{}
 }
 
-// effectOf says how the release of an operation stands in the service. applied says that it is known
+// ran says whether the swarm has made a task of the attempt's image since, which only its write can
+// have led to. A task of before may be of the same image; the clocks of nodes may differ by skew.
+func (r *Run) ran(ctx context.Context, svc Service, a *attempt) (bool, error) {
+	const skew = time.Second
+	if a == nil || svc.Version == a.Version {
+		return false, nil
+	}
+	tasks, err := r.Swarm.Tasks(ctx, svc.ID, false)
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(tasks, func(t Task) bool { return t.Image == a.Image && t.Created.After(a.At.Add(-skew)) }), nil
+}
+
+// effectOf says how the release of an operation stands in the service. written says that it is known
 // to have been written.
 //
 // Its own release is found by the operation's id. A release that is not there either was never
 // written, which the version index or an unchanged history tells; or the swarm has gone back, which
 // takes the label back with the image; or newer ones have come.
-func (s Service) effectOf(op string, a *attempt, applied bool, releases []Release) Effect {
+func (s Service) effectOf(op string, a *attempt, written bool, releases []Release) Effect {
 	if a == nil {
 		return Effect{}
 	}
@@ -127,7 +145,7 @@ func (s Service) effectOf(op string, a *attempt, applied bool, releases []Releas
 		return Effect{}
 	case len(releases) > 0 && releases[0].Number >= a.Number:
 		return Effect{EffectSuperseded, releases[0].describe()}
-	case applied, !s.wentBack().Equal(a.WentBack) && !s.wentBack().IsZero():
+	case written, !s.wentBack().Equal(a.WentBack) && !s.wentBack().IsZero():
 		return Effect{State: EffectTakenBack}
 	}
 	return Effect{}

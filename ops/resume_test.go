@@ -88,7 +88,7 @@ func TestApprovalOfAnEarlierPlan(t *testing.T) {
 	h.decide(t, "fast", "bob", waits.Token, ops.Approve, "")
 	again := h.wait(t, func(s ops.Status) bool { return s.ID == "op1" && s.State == ops.Pending && s.Before != nil })
 	close(asks.goOn)
-	says(t, h.final(t, "slow"), ops.Refused, "Somebody else was faster")
+	says(t, h.final(t, "slow"), ops.Refused, "Already approved by @bob")
 	if len(h.swarm.changes()) > 0 {
 		t.Fatal("a plan that nobody has approved was carried out")
 	}

@@ -47,7 +47,11 @@ func (b *Rollback) Plan(ctx context.Context, run *Run) (Plan, error) {
 	if b.registries, err = ReadRegistries(ctx, run.Swarm); err != nil {
 		return Plan{}, err
 	}
-	switch b.effect = svc.effectOf(run.ID, b.Attempt, run.applied, b.releases); b.effect.State {
+	ran, err := run.ran(ctx, svc, b.Attempt)
+	if err != nil {
+		return Plan{}, err
+	}
+	switch b.effect = svc.effectOf(run.ID, b.Attempt, run.applied || ran, b.releases); b.effect.State {
 	case EffectCurrent:
 		b.next = *b.Decided
 		return b.plan(b.releases[1:]), nil
@@ -164,7 +168,7 @@ func (b *Rollback) Apply(ctx context.Context, run *Run) error {
 	if err != nil {
 		return err
 	}
-	b.Decided, b.Attempt = &b.next, &attempt{Version: b.svc.Version, Number: b.next.Number, WentBack: b.svc.wentBack()}
+	b.Decided, b.Attempt = &b.next, &attempt{Version: b.svc.Version, Number: b.next.Number, Image: b.next.Image, At: run.Now(), WentBack: b.svc.wentBack()}
 	if err := run.Save(ctx); err != nil {
 		return redisAway(err)
 	}

@@ -342,7 +342,7 @@ func (r *Runner) attempt(ctx context.Context, w *recordWriter) error {
 // newRun returns one attempt at what w is the record of.
 func (r *Runner) newRun(w *recordWriter, req Request) *Run {
 	rec := w.record()
-	run := &Run{Env: r.Env, Request: req, Log: r.Log.With("op", req.ID, "kind", req.Kind), w: w, message: r.teller(req, rec.Begun > 0 || rec.State != "")}
+	run := &Run{Env: r.Env, Request: req, Log: r.Log.With("op", req.ID, "kind", req.Kind), w: w, message: r.teller(req, rec.Begun > 0 || rec.State != "", w.lease.Valid)}
 	run.show = run.message.Show
 	return run
 }
@@ -355,7 +355,7 @@ func (r *Runner) begin(ctx context.Context, run *Run) error {
 	}
 	crashed := rec.Open && rec.Worker != r.name
 	if crashed {
-		_, err := r.Store.Holder(ctx, workerLock(rec.Worker))
+		err := r.Store.Get(ctx, workerKey(rec.Worker), new(time.Time))
 		crashed = errors.Is(err, store.ErrNotFound) // else it lives, and has lost Redis only
 	}
 	err := run.w.write(ctx, func(rec *record) {
@@ -516,6 +516,17 @@ func (r *Runner) takeTurn(ctx context.Context, run *Run) (context.Context, func(
 		return ctx, nil, &notYet{fmt.Sprintf("waits for the deploy of %s, which began %s", held.Owner, held.Since.UTC().Format("15:04:05 UTC"))}
 	} else if err != nil {
 		return ctx, nil, &notYet{}
+	}
+	// Again, now that nobody else can begin: since the first look this process may have slept.
+	newest, err = r.Store.Raise(ctx, countsKey(target), run.Seq, queue.Retention)
+	if err == nil && newest > run.Seq {
+		err = Errorf(Canceled, "A newer push took its place before it was rolled out")
+	} else if err != nil {
+		err = &notYet{}
+	}
+	if err != nil {
+		turn.Release()
+		return ctx, nil, err
 	}
 	return turn.Context(), turn.Release, nil
 }

@@ -148,6 +148,9 @@ func (s *Scale) Effect() Effect { return s.effect }
 // OnlyWatches lets a later change of the app begin while this one's replicas start.
 func (*Scale) OnlyWatches() {}
 
+// Sets says whether a scale sets a number; others add to it.
+func (s *Scale) Sets() bool { return !s.Relative }
+
 // capacity warns when not all replicas will find a place, and of what breaks
 // scaling.
 func (s *Scale) capacity(ctx context.Context, run *Run, plan *Plan) error {

@@ -18,24 +18,15 @@ const (
 	stuckSweeps = 10
 )
 
-func workerLock(name string) string { return "worker:" + name }
+func workerKey(name string) string { return "worker:" + name }
 
 // sweep takes up operations whose process died: those that have begun, have not
 // ended, and are held by nobody, and the jobs that died before anything began. asynq
 // would too, but up to two minutes later.
 func (r *Runner) sweep(ctx context.Context) {
-	var alive *store.Lease
-	defer func() {
-		if alive != nil {
-			alive.Release()
-		}
-	}()
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
 	for {
-		if alive == nil || !alive.Valid() {
-			alive, _ = r.Store.Lock(ctx, workerLock(r.name), store.Claim{ID: r.name, Owner: "waggle", Reason: "alive"})
-		}
 		if err := r.sweepOnce(ctx); err != nil && ctx.Err() == nil && !r.Store.Away() {
 			r.Log.Warn("could not look for interrupted operations", "err", err)
 		}
@@ -50,6 +41,9 @@ func (r *Runner) sweep(ctx context.Context) {
 func (r *Runner) sweepOnce(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
+	if err := r.Store.Put(ctx, workerKey(r.name), r.Env.Now(), workerTTL); err != nil {
+		return err
+	}
 	if err := r.expire(ctx); err != nil {
 		return err
 	}

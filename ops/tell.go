@@ -85,18 +85,20 @@ type teller struct {
 	r     *Runner
 	req   Request
 	again bool
+	mine  func() bool // whether the operation is still this attempt's
 
 	mu      sync.Mutex
 	begun   bool
 	latest  Status
 	entry   string        // that latest is in the outbox as, once finished
+	lost    bool          // somebody else had the operation by then
 	changed chan struct{} // holds one token
 	end     chan struct{}
 	once    sync.Once
 }
 
-func (r *Runner) teller(req Request, again bool) *teller {
-	return &teller{r: r, req: req, again: again, changed: make(chan struct{}, 1), end: make(chan struct{})}
+func (r *Runner) teller(req Request, again bool, mine func() bool) *teller {
+	return &teller{r: r, req: req, again: again, mine: mine, changed: make(chan struct{}, 1), end: make(chan struct{})}
 }
 
 // Show replaces what is shown; it never blocks.
@@ -119,7 +121,7 @@ func (t *teller) Show(s Status) {
 func (t *teller) finish(entry string) {
 	t.once.Do(func() {
 		t.mu.Lock()
-		t.entry = entry
+		t.entry, t.lost = entry, !t.mine()
 		t.mu.Unlock()
 		close(t.end)
 	})
@@ -139,13 +141,15 @@ func (t *teller) talk() {
 	for {
 		select {
 		case <-lease.Context().Done():
-			leave(m)
+			t.abandon(m)
 			return
 		case <-t.changed:
 			t.mu.Lock()
 			s := t.latest
 			t.mu.Unlock()
-			if !s.State.Final() && s.State != Pending { // those are shown once they are durable
+			// What is final or asks is shown once it is durable; and a process that slept and lost
+			// the operation shows nothing more.
+			if !s.State.Final() && s.State != Pending && t.mine() {
 				m.Show(s)
 			}
 		case <-t.end:
@@ -158,10 +162,10 @@ func (t *teller) talk() {
 // last shows the last status of the attempt.
 func (t *teller) last(ctx context.Context, m Message) {
 	t.mu.Lock()
-	s, entry := t.latest, t.entry
+	s, entry, lost := t.latest, t.entry, t.lost
 	t.mu.Unlock()
-	if entry == "" && (s.State.Final() || s.State == Pending) {
-		leave(m) // it did not become durable
+	if entry == "" && (lost || s.State.Final() || s.State == Pending) {
+		t.abandon(m) // it did not become durable, or is somebody else's
 		return
 	}
 	if entry != "" {
@@ -172,6 +176,21 @@ func (t *teller) last(ctx context.Context, m Message) {
 	}
 	m.Show(s)
 	t.r.closeMessage(ctx, m, t.req.ID, entry)
+}
+
+// abandon leaves a message to whoever has the operation now. Something of this process may just have
+// been shown over what the other has shown: that is shown once more.
+func (t *teller) abandon(m Message) {
+	leave(m)
+	ctx, cancel := detached(t.r.life)
+	defer cancel()
+	rec, err := t.r.read(ctx, t.req.ID)
+	if err == nil && rec.Status != nil {
+		err = t.r.Store.Schedule(ctx, outbox, messageEntry(rec.ID, rec.Told), t.r.Env.Now())
+	}
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		t.r.Log.Warn("a message may show an earlier state", "op", t.req.ID, "err", err)
+	}
 }
 
 // closeMessage returns when the last status is shown, and takes it out of the outbox; or it is tried

@@ -44,36 +44,69 @@ func (r *Run) watch(ctx context.Context, overtaken, converge func(context.Contex
 	return err
 }
 
-// lastChange says which operation has changed something last, for those whose change was replaced.
+// lastChange says which operation of a kind has changed something last.
 type lastChange struct {
-	ID    string `json:"id"`
-	By    string `json:"by"`
-	Title string `json:"title"`
+	ID    string    `json:"id"`
+	By    string    `json:"by"`
+	Title string    `json:"title"`
+	Asked time.Time `json:"asked"` // or approved, if that was needed
 }
 
 const lastChangeKept = 24 * time.Hour
 
-func lastChangeKey(lock string) string { return "changed:" + lock }
+func lastChangeKey(lock, kind string) string { return "changed:" + lock + ":" + kind }
 
-// lastChanges are the commands that note run as the last one that has changed what it locks.
+// asked is when somebody last wanted the operation: asked for it, or approved it.
+func (r *Run) asked() time.Time {
+	if d := r.snapshot().Decision; d != nil && d.Verdict == Approve {
+		return d.At
+	}
+	return r.At
+}
+
+// lastChanges are the commands that note run as the last of its kind that has changed what it locks.
 func (r *Run) lastChanges() []store.Command {
-	text := jsonText(lastChange{r.ID, r.Actor.String(), r.Title})
+	text := jsonText(lastChange{r.ID, r.Actor.String(), r.Title, r.asked()})
 	var out []store.Command
 	for _, lock := range r.locks {
-		out = append(out, store.Command{Do: "SET", Name: lastChangeKey(lock), Args: []any{text, "EX", int64(lastChangeKept.Seconds())}})
+		out = append(out, store.Command{Do: "SET", Name: lastChangeKey(lock, r.Kind), Args: []any{text, "EX", int64(lastChangeKept.Seconds())}})
 	}
 	return out
+}
+
+// overtaken returns an error when an operation of the same kind that was asked for later has set
+// what this one would set: a Setter that waited or was interrupted does not undo it.
+func (r *Runner) overtaken(ctx context.Context, run *Run) error {
+	if s, ok := run.op.(Setter); !ok || !s.Sets() || run.resumed {
+		return nil
+	}
+	for _, lock := range run.locks {
+		var last lastChange
+		err := r.Store.Get(ctx, lastChangeKey(lock, run.Kind), &last)
+		switch {
+		case errors.Is(err, store.ErrNotFound):
+		case err != nil:
+			return redisAway(err)
+		case last.ID != run.ID && last.Asked.After(run.asked()):
+			return Errorf(Canceled, "Superseded by %s, asked for later", last)
+		}
+	}
+	return nil
+}
+
+func (c lastChange) String() string {
+	if c.Title == "" {
+		return c.By
+	}
+	return fmt.Sprintf("%s (%s)", c.By, c.Title)
 }
 
 // successor names who changed last what this operation has changed, as well as that is known.
 func (r *Run) successor(ctx context.Context) string {
 	for _, lock := range r.w.record().Changed {
 		var last lastChange
-		if err := r.w.store.Get(ctx, lastChangeKey(lock), &last); err == nil && last.ID != r.ID {
-			if last.Title == "" {
-				return last.By
-			}
-			return fmt.Sprintf("%s (%s)", last.By, last.Title)
+		if err := r.w.store.Get(ctx, lastChangeKey(lock, r.Kind), &last); err == nil && last.ID != r.ID {
+			return last.String()
 		}
 	}
 	return "a change made outside Waggle"

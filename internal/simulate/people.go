@@ -208,6 +208,8 @@ func (m *message) Close(ctx context.Context) error {
 		switch {
 		case last == nil:
 			return nil
+		case ctx.Err() != nil:
+			return ctx.Err()
 		case !away:
 			return m.show(last)
 		}

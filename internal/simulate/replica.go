@@ -156,15 +156,15 @@ func (r *replica) wire() {
 	r.runner = &ops.Runner{
 		Env: ops.Env{Swarm: swarm, Source: source{r}, ScaleAbove: scaleAbove, Builds: ops.NewSlots(2),
 			BuildTimeout: time.Minute, DeployTimeout: time.Minute,
-			PushRetry: time.Second, JoinTimeout: time.Minute, Now: time.Now},
+			JoinTimeout: time.Minute, Now: time.Now},
 		Kinds: map[string]func() ops.Operation{
 			"scale":    func() ops.Operation { return new(ops.Scale) },
 			"deploy":   func() ops.Operation { return new(ops.Deploy) },
 			"rollback": func() ops.Operation { return new(ops.Rollback) },
 		},
 		Store: r.store, Authoriser: allow{}, Reporter: reporter{r}, Statuses: forge{r}, Log: log,
-		Metrics: ops.NewMetrics(prometheus.NewRegistry()),
-		Changes: newQueue("changes"), Deploys: newQueue("deploys"), ApprovalTTL: approvalTTL,
+		Metrics:   ops.NewMetrics(prometheus.NewRegistry()),
+		Decisions: newQueue("decisions"), Changes: newQueue("changes"), Deploys: newQueue("deploys"), ApprovalTTL: approvalTTL,
 	}
 }
 

@@ -98,7 +98,8 @@ func (w *world) settled() bool {
 	var left []string
 	for _, key := range w.redis.Keys() {
 		switch {
-		case strings.HasPrefix(key, "waggle:lock:"), key == "waggle:inflight", key == "waggle:pending":
+		case strings.HasPrefix(key, "waggle:lock:"), strings.HasPrefix(key, "waggle:applying:"),
+			key == "waggle:inflight", key == "waggle:pending", key == "waggle:outbox":
 			left = append(left, key)
 		case strings.HasPrefix(key, "waggle:asynq:"):
 			// Unfinished jobs. Other keys of the queue library stay.
