@@ -143,7 +143,7 @@ func TestChecks(t *testing.T) {
 			s.ends("b", ops.Done, nil)
 			s.wait(5 * time.Second)
 			s.tells("a", ops.Working, nil)
-			s.told["a"][1].status.Decision = &ops.Decision{Verdict: ops.Approve}
+			s.approvals["a"] = []time.Duration{s.told["a"][1].at}
 			s.writes("a", 0, 0)
 			s.ends("a", ops.Done, nil)
 		}},
@@ -243,7 +243,7 @@ func TestChecks(t *testing.T) {
 		{"approved and locked", approvedLock, func(s *story) {
 			s.asks("a", "scale", 0)
 			s.tells("a", ops.Working, nil)
-			s.told["a"][0].status.Decision = &ops.Decision{Verdict: ops.Approve}
+			s.approvals["a"] = []time.Duration{s.told["a"][0].at}
 			s.ends("a", ops.Refused, ops.Errorf(ops.Locked, "@ada has been changing pizza"))
 		}},
 		{"the forge knows it otherwise", forgeWrong, func(s *story) {

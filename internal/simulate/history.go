@@ -13,15 +13,16 @@ import (
 
 // history is what people, the swarm and the forge saw. The checks use nothing else.
 type history struct {
-	lines   []line
-	ops     map[string]*operation // by id
-	writes  []write               // of services, in order
-	told    map[string][]*shown   // by id of the operation
-	commits map[string][]string   // states that the forge was told, by commit
-	audit   []ops.Entry
-	fired   []firedFault
-	left    []string // what is left in Redis at the end
-	start   map[string]spec
+	lines     []line
+	ops       map[string]*operation // by id
+	writes    []write               // of services, in order
+	told      map[string][]*shown   // by id of the operation
+	commits   map[string][]string   // states that the forge was told, by commit
+	audit     []ops.Entry
+	fired     []firedFault
+	approvals map[string][]time.Duration // when people clicked approve, by id of the operation
+	left      []string                   // what is left in Redis at the end
+	start     map[string]spec
 }
 
 type line struct {
@@ -68,7 +69,7 @@ type firedFault struct {
 }
 
 func newHistory() history {
-	return history{ops: map[string]*operation{}, told: map[string][]*shown{}, commits: map[string][]string{},
+	return history{ops: map[string]*operation{}, told: map[string][]*shown{}, approvals: map[string][]time.Duration{}, commits: map[string][]string{},
 		start: map[string]spec{}}
 }
 
@@ -149,20 +150,13 @@ func (h *history) end(id string) (first, last *shown) {
 	return first, last
 }
 
-// approved returns when an operation was last shown as approved, 0 if never. It may need a
+// approved returns when somebody last clicked approve for an operation, 0 if never. It may need a
 // second approval when its plan has changed.
 func (h *history) approved(id string, until time.Duration) (at time.Duration) {
-	was := false
-	for _, s := range h.told[id] {
-		if s.at > until {
-			break
+	for _, click := range h.approvals[id] {
+		if click <= until {
+			at = click
 		}
-		d := s.status.Decision
-		is := d != nil && d.Verdict == ops.Approve
-		if is && !was {
-			at = s.at
-		}
-		was = is
 	}
 	return at
 }

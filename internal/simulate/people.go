@@ -119,6 +119,11 @@ func (w *world) cancel(c command) {
 // decide clicks a button.
 func (w *world) decide(on int, id, click, token string, verdict ops.Verdict, who string) {
 	w.note("@"+who, "clicks %s on %s", verdict, id)
+	if verdict == ops.Approve {
+		w.mu.Lock()
+		w.history.approvals[id] = append(w.history.approvals[id], w.since())
+		w.mu.Unlock()
+	}
 	err := w.withRetry(on, func(ctx context.Context, r *replica) error {
 		err := r.runner.Decide(ctx, ops.Request{ID: "click:" + id + "." + click, Actor: person(who)}, token, verdict, "")
 		if errors.Is(err, queue.ErrDuplicate) {
