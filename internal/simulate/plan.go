@@ -31,6 +31,9 @@ const (
 	pointCommit point = "commit status"
 )
 
+// pointStep is a step of the mechanism, by its name.
+func pointStep(name string) point { return point("step " + name) }
+
 const (
 	before = false
 	after  = true

@@ -162,7 +162,8 @@ func (r *replica) wire() {
 			"deploy":   func() ops.Operation { return new(ops.Deploy) },
 			"rollback": func() ops.Operation { return new(ops.Rollback) },
 		},
-		Store: r.store, Authoriser: allow{}, Reporter: reporter{r}, Statuses: forge{r}, Log: log,
+		Failpoint: func(step string) { _ = r.w.failpoint(r, pointStep(step), before) },
+		Store:     r.store, Authoriser: allow{}, Reporter: reporter{r}, Statuses: forge{r}, Log: log,
 		Metrics:   ops.NewMetrics(prometheus.NewRegistry()),
 		Decisions: newQueue("decisions"), Changes: newQueue("changes"), Deploys: newQueue("deploys"), ApprovalTTL: approvalTTL,
 	}
