@@ -89,6 +89,9 @@ func (r *Runner) prepareToConverge(ctx context.Context, run *Run) error {
 		r.failpoint("prepared")
 	}
 	if _, watches := run.op.(Watcher); watches && run.applied {
+		if _, err := run.recognise(); err != nil {
+			return err
+		}
 		return run.follow(ctx)
 	}
 	lock, err := r.lock(ctx, run, slow || run.resumed)

@@ -15,8 +15,9 @@ type NodeAvailability struct {
 	// tell any more what ran there.
 	Decided *NodeDrained `json:"decided,omitempty"`
 
-	node  Node
-	leave evacuation
+	effect Effect
+	node   Node
+	leave  evacuation
 }
 
 // NodeDrained is what becomes of the services on a node that is drained.
@@ -44,6 +45,13 @@ func (a *NodeAvailability) Plan(ctx context.Context, run *Run) (Plan, error) {
 		return Plan{}, err
 	}
 	a.node = node
+	a.effect = Effect{}
+	switch {
+	case run.applied && node.Availability != a.To:
+		a.effect = Effect{EffectSuperseded, a.successor(ctx, run, node)}
+	case run.applied:
+		a.effect.State = EffectCurrent
+	}
 	plan := Plan{Diffs: []Diff{{What: "availability", From: node.Availability, To: a.To}}}
 	if node.Availability != a.To {
 		plan.Undo = fmt.Sprintf("/node %s %s", verb(node.Availability), a.Node)
@@ -59,6 +67,36 @@ func (a *NodeAvailability) Plan(ctx context.Context, run *Run) (Plan, error) {
 	}
 	a.leave.tell(&plan, fmt.Sprintf(" until `/node activate %s`", a.Node))
 	return plan, nil
+}
+
+// Effect tells how the availability stands in the swarm.
+func (a *NodeAvailability) Effect() Effect { return a.effect }
+
+// OnlyWatches lets a node be activated while it is still being drained.
+func (*NodeAvailability) OnlyWatches() {}
+
+// Setting implements Setter.
+func (*NodeAvailability) Setting() string { return "availability" }
+
+// Sets implements Setter.
+func (*NodeAvailability) Sets() bool { return true }
+
+func (a *NodeAvailability) successor(ctx context.Context, run *Run, node Node) string {
+	return fmt.Sprintf("%s: %s is set to %s", run.successor(ctx), node.Hostname, node.Availability)
+}
+
+// overtaken returns why the drain is not to be watched any more.
+func (a *NodeAvailability) overtaken(ctx context.Context, run *Run) error {
+	nodes, err := run.Swarm.Nodes(ctx)
+	if err != nil {
+		return err
+	}
+	for _, n := range nodes {
+		if n.ID == a.node.ID && n.Availability != a.To {
+			return Errorf(Canceled, "Superseded by %s", a.successor(ctx, run, n))
+		}
+	}
+	return nil
 }
 
 // Apply writes the availability, and nothing else.
@@ -84,7 +122,10 @@ func (a *NodeAvailability) Converge(ctx context.Context, run *Run) (string, erro
 	case Pause:
 		return name + " is paused: it keeps its tasks and takes no new ones", nil
 	}
-	if err := run.evacuated(ctx, a.node, a.Decided.Moves); err != nil {
+	err := run.watch(ctx, func(ctx context.Context) error { return a.overtaken(ctx, run) }, func(ctx context.Context) error {
+		return run.evacuated(ctx, a.node, a.Decided.Moves)
+	})
+	if err != nil {
 		if e, ok := err.(*Error); ok && e.Code == Failed {
 			e.Then("The swarm goes on trying. `/node activate %s` goes back.", a.Node)
 		}

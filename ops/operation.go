@@ -50,6 +50,9 @@ type Watcher interface {
 // asked for later holds.
 type Setter interface {
 	Operation
+	// Setting names what it sets: replicas.
+	Setting() string
+	// Sets says whether it sets that whatever it was before; else it adds to it.
 	Sets() bool
 }
 

@@ -148,6 +148,9 @@ func (s *Scale) Effect() Effect { return s.effect }
 // OnlyWatches lets a later change of the app begin while this one's replicas start.
 func (*Scale) OnlyWatches() {}
 
+// Setting implements Setter.
+func (*Scale) Setting() string { return "replicas" }
+
 // Sets says whether a scale sets a number; others add to it.
 func (s *Scale) Sets() bool { return !s.Relative }
 

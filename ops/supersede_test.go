@@ -22,3 +22,23 @@ func TestScaleTwiceAtOnce(t *testing.T) {
 	swarm.with(func() { swarm.tasks = nil })
 	says(t, h.final(t, "op2"), ops.Done, "pizza runs 8 of 8")
 }
+
+// TestActivateWhileDraining: the command that takes a drain back need not wait for its end.
+func TestActivateWhileDraining(t *testing.T) {
+	swarm := newFakeSwarm(ops.Service{Name: "pizza", Replicas: 3})
+	swarm.tasks = func(ops.Service) []ops.Task { // none leaves
+		return []ops.Task{task(1, "running", "", 0), task(2, "running", "", 0), task(3, "running", "", 0)}
+	}
+	h := startHouse(t, swarm)
+	h.submit(t, asked("op1"), &ops.NodeAvailability{Node: "n2", To: ops.Drain})
+	waitFor(t, "n2 is drained", func() bool {
+		nodes, err := swarm.Nodes(t.Context())
+		return err == nil && nodes[1].Availability == ops.Drain
+	})
+	h.submit(t, ops.Request{ID: "op2", Actor: person("bob"), Title: "activate n2"}, &ops.NodeAvailability{Node: "n2", To: ops.Active})
+	says(t, h.final(t, "op2"), ops.Done)
+	got := h.final(t, "op1")
+	if got.State != ops.Superseded || got.Err.Sentence != "Superseded by @bob (activate n2): n2 is set to active" {
+		t.Errorf("%s: %+v", got.State, got.Err)
+	}
+}

@@ -44,7 +44,7 @@ func (r *Run) watch(ctx context.Context, overtaken, converge func(context.Contex
 	return err
 }
 
-// lastChange says which operation of a kind has changed something last.
+// lastChange says which operation has changed a setting of something last.
 type lastChange struct {
 	ID    string    `json:"id"`
 	By    string    `json:"by"`
@@ -54,7 +54,15 @@ type lastChange struct {
 
 const lastChangeKept = 24 * time.Hour
 
-func lastChangeKey(lock, kind string) string { return "changed:" + lock + ":" + kind }
+func lastChangeKey(lock, setting string) string { return "changed:" + lock + ":" + setting }
+
+// setting is what the operation sets, "" when it is no Setter.
+func (r *Run) setting() string {
+	if s, ok := r.op.(Setter); ok {
+		return s.Setting()
+	}
+	return ""
+}
 
 // asked is when somebody last wanted the operation: asked for it, or approved it.
 func (r *Run) asked() time.Time {
@@ -64,17 +72,20 @@ func (r *Run) asked() time.Time {
 	return r.At
 }
 
-// lastChanges are the commands that note run as the last of its kind that has changed what it locks.
+// lastChanges are the commands that note run as the last one that has changed its setting.
 func (r *Run) lastChanges() []store.Command {
+	if r.setting() == "" {
+		return nil
+	}
 	text := jsonText(lastChange{r.ID, r.Actor.String(), r.Title, r.asked()})
 	var out []store.Command
 	for _, lock := range r.locks {
-		out = append(out, store.Command{Do: "SET", Name: lastChangeKey(lock, r.Kind), Args: []any{text, "EX", int64(lastChangeKept.Seconds())}})
+		out = append(out, store.Command{Do: "SET", Name: lastChangeKey(lock, r.setting()), Args: []any{text, "EX", int64(lastChangeKept.Seconds())}})
 	}
 	return out
 }
 
-// overtaken returns an error when an operation of the same kind that was asked for later has set
+// overtaken returns an error when an operation that was asked for later has set
 // what this one would set: a Setter that waited or was interrupted does not undo it.
 func (r *Runner) overtaken(ctx context.Context, run *Run) error {
 	if s, ok := run.op.(Setter); !ok || !s.Sets() || run.resumed {
@@ -82,7 +93,7 @@ func (r *Runner) overtaken(ctx context.Context, run *Run) error {
 	}
 	for _, lock := range run.locks {
 		var last lastChange
-		err := r.Store.Get(ctx, lastChangeKey(lock, run.Kind), &last)
+		err := r.Store.Get(ctx, lastChangeKey(lock, run.setting()), &last)
 		switch {
 		case errors.Is(err, store.ErrNotFound):
 		case err != nil:
@@ -105,7 +116,7 @@ func (c lastChange) String() string {
 func (r *Run) successor(ctx context.Context) string {
 	for _, lock := range r.w.record().Changed {
 		var last lastChange
-		if err := r.w.store.Get(ctx, lastChangeKey(lock, r.Kind), &last); err == nil && last.ID != r.ID {
+		if err := r.w.store.Get(ctx, lastChangeKey(lock, r.setting()), &last); err == nil && last.ID != r.ID {
 			return last.String()
 		}
 	}

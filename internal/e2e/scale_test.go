@@ -96,13 +96,16 @@ func TestScaleSaysWhatIsWrongWithReplicasThatDoNotRun(t *testing.T) {
 	contains(t, "the message", m.Plain(), b.lab.BaseImage+"-missing", "`/scale ghost 0` goes back")
 }
 
-func TestScaleThatIsLockedSaysByWhom(t *testing.T) {
+// TestScaleTakesOver: a scale whose replicas do not start is only watched, so the next one begins at
+// once, and the first says what took over.
+func TestScaleTakesOver(t *testing.T) {
 	b := start(t)
 	b.service("pizza", "--health-cmd", "false", "--health-interval", "1s", "--health-retries", "100")
 	b.say(ada, "/scale pizza 2")
 	b.sees(ada, "pizza: replicas 1 → 2")
 	b.say("U0GRACE", "/scale pizza 3")
-	b.seesAbout("Nothing was changed. Try again when that is done.", "@ada has been changing pizza (scale) since "+time.Now().UTC().Format("15:"))
+	b.seesAbout("Superseded by @grace", "pizza")
+	b.sees(ada, "pizza: replicas 2 → 3")
 }
 
 // TestScaleBuildsOnOtherHands has plain docker change labels of the service all
