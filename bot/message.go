@@ -108,6 +108,9 @@ func (m *message) Close(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, m.cancel)
 	defer stop()
 	defer m.cancel()
+	if ctx.Err() != nil {
+		m.cancel() // before the goroutine sees that it is to send the last status
+	}
 	close(m.closing)
 	m.talking.Wait()
 	if m.err == nil {

@@ -80,7 +80,7 @@ func (l *AppLink) Plan(ctx context.Context, run *Run) (Plan, error) {
 		return v
 	}
 	if l.Repo == "" {
-		if svc.Labels[LabelRepo] == "" {
+		if svc.Labels[LabelRepo] == "" && !run.resumed {
 			return Plan{}, Errorf(Invalid, "%s is not linked to a repository", l.App)
 		}
 		l.change.Unset = svc.linked()

@@ -625,6 +625,9 @@ func (a *AppSet) Apply(ctx context.Context, run *Run) error {
 	if err := run.Save(ctx); err != nil {
 		return redisAway(err)
 	}
+	if run.applied {
+		return nil // written by an earlier attempt; what the swarm took back is not written again
+	}
 	_, err := run.Swarm.UpdateService(ctx, a.svc, a.change)
 	return err
 }

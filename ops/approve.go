@@ -189,9 +189,13 @@ func (r *Runner) refusedDecision(ctx context.Context, d decisionOp, rec record, 
 	if err := r.record(ctx, entry); err != nil {
 		r.Log.Error("the audit entry is only in this log", "op", rec.ID, "err", err)
 	}
-	if err := r.Reporter.Record(ctx, entry); err != nil {
-		r.Log.Warn("the audit entry is not in its channel", "err", err)
-	}
+	r.tells.Go(func() {
+		ctx, cancel := context.WithTimeout(r.life, time.Minute)
+		defer cancel()
+		if err := r.Reporter.Record(ctx, entry); err != nil {
+			r.Log.Warn("the audit entry is not in its channel", "op", rec.ID, "err", err)
+		}
+	})
 }
 
 // carryOn puts an operation that was decided about back into its queue. Should it not come to that,

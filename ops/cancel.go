@@ -23,8 +23,8 @@ func (r *Runner) interrupt(ctx context.Context, rec record, d Decision) error {
 	if err != nil {
 		return err
 	}
-	if _, slow := op.(Preparer); !slow {
-		return Errorf(Invalid, "This runs already, and of what runs only a deploy can be cancelled")
+	if _, slow := op.(Preparer); !slow && rec.State != Waiting {
+		return Errorf(Invalid, "Can't cancel: it is already running. Only deploys can be cancelled while they run")
 	}
 	begun := Errorf(Invalid, "The update of %s has begun, so its deploy cannot be cancelled any more", op.Target()).
 		Then("`/rollback %s` goes back once it is done.", op.Target())

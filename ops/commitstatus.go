@@ -79,13 +79,13 @@ func (r *Runner) tellForgeAgain(ctx context.Context, id string) {
 	}
 }
 
-// endStatus is what a forge is told of how it ended. Of one that a newer push replaced nothing is
-// told.
+// endStatus is what a forge is told of how it ended. Of one that a newer push replaced before it
+// had begun nothing is told.
 func (r *Run) endStatus() (CommitStatus, bool) {
 	s := r.snapshot()
 	state, text := StatusSuccess, s.Result
 	switch {
-	case s.State == Superseded, s.State == DryRun:
+	case s.State == DryRun, s.State == Superseded && r.w.record().Forge == nil:
 		return CommitStatus{}, false
 	case s.State != Done:
 		state, text = StatusFailure, s.Err.Sentence

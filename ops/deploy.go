@@ -121,7 +121,9 @@ func (d *Deploy) Plan(ctx context.Context, run *Run) (Plan, error) {
 	if err != nil {
 		return Plan{}, err
 	}
-	d.effect = svc.effectOf(run.ID, d.Attempt, run.applied || ran, releases)
+	d.effect = svc.effectOf(run.ID, d.Attempt, run.applied || ran, releases, run.before(d.Attempt, func(r Release) bool {
+		return r.Image == d.Image && r.Commit == d.Push.After
+	}))
 	applied := d.effect.State == EffectCurrent
 	if applied {
 		last--

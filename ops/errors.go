@@ -68,5 +68,8 @@ func CodeOf(err error) Code {
 
 // redisAway is what becomes of an operation that cannot make its decision durable.
 func redisAway(err error) error {
-	return &Error{Code: Unavailable, Sentence: "Redis does not answer, so nothing was changed", Next: "Try again in a minute.", Err: err}
+	return &Error{Code: Unavailable, Sentence: "Redis does not answer, so nothing was changed", Next: "Try again in a minute.", Err: fmt.Errorf("%w: %w", errRedis, err)}
 }
+
+// errRedis says that it is Redis that does not answer.
+var errRedis = errors.New("can't reach Redis")

@@ -437,7 +437,7 @@ func (j *NodeJoin) settle(ctx context.Context, run *Run) error {
 // Converge waits until the node is Ready in this swarm: that, and nothing that
 // was printed anywhere, is the verdict.
 func (j *NodeJoin) Converge(ctx context.Context, run *Run) (string, error) {
-	if j.member != nil {
+	if j.member != nil && !j.Decided {
 		if err := j.settle(ctx, run); err != nil {
 			return "", err
 		}

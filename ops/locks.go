@@ -195,10 +195,6 @@ func (r *Runner) tryLock(ctx context.Context, run *Run, targets []Target) (held 
 			return nil, t, err
 		}
 	}
-	run.locks = nil
-	for _, t := range targets {
-		run.locks = append(run.locks, t.key())
-	}
 	return held, Target{}, nil
 }
 
@@ -214,6 +210,7 @@ func (r *Runner) lock(ctx context.Context, run *Run, wait bool) (locks, error) {
 		theirs := new(store.HeldError)
 		switch {
 		case err == nil && !waited:
+			run.locked(targets)
 			return held, nil
 		case err == nil:
 			if err := run.planAgain(held.Context()); err != nil {
@@ -224,6 +221,7 @@ func (r *Runner) lock(ctx context.Context, run *Run, wait bool) (locks, error) {
 				return nil, err
 			}
 			if slices.Equal(targets, run.targets()) {
+				run.locked(targets)
 				return held, nil
 			}
 			held.Release() // the name means another thing by now
@@ -250,6 +248,14 @@ func (r *Runner) lock(ctx context.Context, run *Run, wait bool) (locks, error) {
 			return nil, err
 		}
 		retry = min(2*retry, lastLockRetry)
+	}
+}
+
+// locked notes the names of what the operation has locked.
+func (r *Run) locked(targets []Target) {
+	r.locks = nil
+	for _, t := range targets {
+		r.locks = append(r.locks, t.key())
 	}
 }
 

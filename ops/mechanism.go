@@ -39,23 +39,30 @@ const awayPlans = 3
 // verdict: what a crash at this place would need is done, the operation is planned again, recognised
 // in the swarm and followed, until its deadline.
 func (r *Runner) persevere(ctx context.Context, run *Run) error {
-	deadline := r.Env.Now().Add(r.Env.DeployTimeout)
+	var deadline time.Time // from when it had begun on
 	for try := 1; ; try++ {
 		err := r.execute(ctx, run)
-		begun := run.applying || run.resumed
+		begun := run.applying || run.resumed || run.prepared
+		if begun && deadline.IsZero() {
+			deadline = r.Env.Now().Add(r.Env.DeployTimeout)
+		}
 		switch {
 		case CodeOf(err) != Unavailable, run.DryRun, errors.Is(err, store.ErrLost), errors.Is(err, store.ErrFinal),
-			begun && r.Env.Now().After(deadline), !begun && (try == awayPlans || !run.onlyPlanned()):
+			begun && r.Env.Now().After(deadline),
+			!begun && (try == awayPlans || !run.onlyPlanned() || !errors.Is(err, errRedis) && !r.engineAway(ctx)):
 			return err
 		}
 		if begun {
-			run.resumed = true
+			run.resumed = run.resumed || run.applying
 			r.Log.Warn("how far an operation came cannot be seen yet", "op", run.ID, "err", err)
-			run.awayNote = fmt.Sprintf("%s. Looking again until %s.", sentenceOf(err), clockTime(deadline))
+			run.awayNote = fmt.Sprintf("%s. Retrying until %s.", sentenceOf(err), clockTime(deadline))
 			run.Note(run.awayNote)
 		}
 		if pause(ctx, awayPause) != nil {
 			return queue.ErrInterrupted
+		}
+		if run.w.refresh(ctx) == nil { // else the next write tries again
+			run.applied = run.w.record().Applied
 		}
 	}
 }
@@ -81,11 +88,15 @@ func (r *Runner) authoriseToApproval(ctx context.Context, run *Run) error {
 func (r *Runner) prepareToConverge(ctx context.Context, run *Run) error {
 	prep, slow := run.op.(Preparer)
 	if slow {
+		if err := run.tooManyCrashes(); err != nil && !run.resumed {
+			return err
+		}
 		run.began = true
 		defer r.tellBegin(ctx, run)()
 		if err := r.prepare(ctx, run, prep); err != nil {
 			return err
 		}
+		run.prepared = true
 		r.failpoint("prepared")
 	}
 	if _, watches := run.op.(Watcher); watches && run.applied {
@@ -257,7 +268,7 @@ func failed(err error) error {
 	if errors.Is(err, store.ErrLost) || errors.Is(err, store.ErrFinal) {
 		return err
 	}
-	return &Error{Code: Failed, Sentence: "Failed, for a reason that is in Waggle's log", Err: err}
+	return &Error{Code: Failed, Sentence: "Internal error, after the change had begun", Next: "Waggle's log has the cause.", Err: err}
 }
 
 func (r *Run) plan(ctx context.Context) error {
@@ -330,9 +341,14 @@ func (r *Run) recognise() (done bool, err error) {
 	case EffectSuperseded:
 		return false, Errorf(Canceled, "Superseded by %s", effect.By)
 	}
+	return false, r.tooManyCrashes()
+}
+
+// tooManyCrashes returns why nothing of the operation is begun any more.
+func (r *Run) tooManyCrashes() error {
 	if crashes := r.w.record().Crashes; crashes >= maxCrashes {
-		return false, Errorf(Internal, "Waggle died %d times while doing this, so it was given up", crashes).
-			Then("Waggle's log says why it died; ask for this again when that is mended.")
+		return Errorf(Internal, "Waggle crashed %d times during this operation and gave up", crashes).
+			Then("Search Waggle's log for op=%s, fix what crashes it, then run the command again.", r.ID)
 	}
-	return false, nil
+	return nil
 }

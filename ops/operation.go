@@ -157,6 +157,7 @@ type Run struct {
 	applied  bool     // an earlier attempt has written the change
 	applying bool     // this attempt may have changed something
 	began    bool     // its slow work has begun, now or before
+	prepared bool     // its slow work is over
 	approved *Plan    // the plan that somebody approved
 	locks    []string // names of the locks that it holds
 	awayNote string   // the note while a part does not answer

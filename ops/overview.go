@@ -146,7 +146,7 @@ func (r *Runner) UnderWay(ctx context.Context) ([]Work, error) {
 		if err != nil {
 			return nil, err
 		}
-		w := Work{ID: id, Kind: rec.Kind, Target: op.Target(), Title: rec.Title, Actor: rec.Actor, Asked: rec.At, Message: ref, Cancels: known && slow && !rec.Applying}
+		w := Work{ID: id, Kind: rec.Kind, Target: op.Target(), Title: rec.Title, Actor: rec.Actor, Asked: rec.At, Message: ref, Cancels: known && (slow || rec.State == Waiting) && !rec.Applying}
 		switch {
 		case !known:
 			w.Waits = "has not begun yet"

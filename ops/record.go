@@ -98,8 +98,11 @@ type recordWriter struct {
 	lease *store.Lease
 	now   func() time.Time
 
-	mu  sync.Mutex
-	rec record
+	read func(ctx context.Context, id string) (record, error)
+
+	mu    sync.Mutex
+	rec   record
+	stale bool // a write had no answer: Redis may have it
 }
 
 func (w *recordWriter) record() record {
@@ -119,6 +122,9 @@ func (w *recordWriter) write(ctx context.Context, change func(*record), also ...
 }
 
 func (w *recordWriter) writeUnless(ctx context.Context, unless string, change func(*record), also ...store.Command) error {
+	if err := w.refresh(ctx); err != nil {
+		return err
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	next := w.rec
@@ -129,14 +135,39 @@ func (w *recordWriter) writeUnless(ctx context.Context, unless string, change fu
 		ttl = max(ttl, next.Deadline.Sub(w.now())+queue.Retention)
 	}
 	err := w.lease.Write(ctx, store.Write{Name: recordKey(next.ID), Value: next, TTL: ttl, Final: finals, Unless: unless, Also: also})
-	if err == nil {
+	switch {
+	case err == nil:
 		w.rec = next
+	case !errors.Is(err, store.ErrLost) && !errors.Is(err, store.ErrFinal) && !errors.Is(err, store.ErrUnless):
+		w.stale = true
 	}
 	return err
 }
 
+// refresh reads the record again after a write that had no answer: had it taken effect, the next one
+// would move the record backwards.
+func (w *recordWriter) refresh(ctx context.Context) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.stale {
+		return nil
+	}
+	rec, err := w.read(ctx, w.rec.ID)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	if err == nil && rec.Token == w.lease.Token() {
+		w.rec = rec
+	}
+	w.stale = false
+	return nil
+}
+
 // tell is write with a status that is to be told: it returns the outbox entry.
 func (w *recordWriter) tell(ctx context.Context, s Status, change func(*record), also ...store.Command) (string, error) {
+	if err := w.refresh(ctx); err != nil {
+		return "", err
+	}
 	before := w.record()
 	entry := messageEntry(before.ID, before.Told+1)
 	also = append(also, store.Command{Do: "ZREM", Name: outbox, Args: []any{messageEntry(before.ID, before.Told)}}, w.due(entry, ownTelling))

@@ -119,19 +119,25 @@ func (r *Run) ran(ctx context.Context, svc Service, a *attempt) (bool, error) {
 	return slices.ContainsFunc(tasks, func(t Task) bool { return t.Image == a.Image && t.Created.After(a.At.Add(-skew)) }), nil
 }
 
+// before returns mine if the operation was begun by a version of Waggle that knew no attempts.
+func (r *Run) before(a *attempt, mine func(Release) bool) func(Release) bool {
+	if a == nil && r.resumed {
+		return mine
+	}
+	return nil
+}
+
 // effectOf says how the release of an operation stands in the service. written says that it is known
-// to have been written.
+// to have been written. mine, unless nil, recognises a release that an earlier version of Waggle has
+// made, without an id.
 //
 // Its own release is found by the operation's id. A release that is not there either was never
 // written, which the version index or an unchanged history tells; or the swarm has gone back, which
 // takes the label back with the image; or newer ones have come.
-func (s Service) effectOf(op string, a *attempt, written bool, releases []Release) Effect {
-	if a == nil {
-		return Effect{}
-	}
+func (s Service) effectOf(op string, a *attempt, written bool, releases []Release, mine func(Release) bool) Effect {
 	for i, r := range releases {
 		switch {
-		case r.Op != op:
+		case r.Op != op && !(r.Op == "" && mine != nil && mine(r)):
 		case i > 0:
 			return Effect{EffectSuperseded, releases[0].describe()}
 		case s.Image != r.Image:
@@ -141,7 +147,7 @@ func (s Service) effectOf(op string, a *attempt, written bool, releases []Releas
 		}
 	}
 	switch {
-	case s.Version == a.Version:
+	case a == nil, s.Version == a.Version:
 		return Effect{}
 	case len(releases) > 0 && releases[0].Number >= a.Number:
 		return Effect{EffectSuperseded, releases[0].describe()}

@@ -138,7 +138,7 @@ func TestResumedWhileDockerIsAway(t *testing.T) {
 	swarm.with(func() { swarm.down = ops.Errorf(ops.Unavailable, "Docker does not answer") })
 	second := startOn(t, redis, swarm)
 	second.wait(t, func(s ops.Status) bool {
-		return s.State.Final() || strings.HasPrefix(s.Note, "Docker does not answer. Looking again until ")
+		return s.State.Final() || strings.HasPrefix(s.Note, "Docker does not answer. Retrying until ")
 	})
 	swarm.with(func() { swarm.down, swarm.tasks = nil, nil })
 	says(t, second.final(t, "op1"), ops.Done, "pizza runs 5 of 5")

@@ -51,7 +51,9 @@ func (b *Rollback) Plan(ctx context.Context, run *Run) (Plan, error) {
 	if err != nil {
 		return Plan{}, err
 	}
-	switch b.effect = svc.effectOf(run.ID, b.Attempt, run.applied || ran, b.releases); b.effect.State {
+	switch b.effect = svc.effectOf(run.ID, b.Attempt, run.applied || ran, b.releases, run.before(b.Attempt, func(r Release) bool {
+		return b.Decided != nil && r.Number == b.Decided.Number && r.Image == b.Decided.Image
+	})); b.effect.State {
 	case EffectCurrent:
 		b.next = *b.Decided
 		return b.plan(b.releases[1:]), nil

@@ -94,7 +94,7 @@ const stopTelling = 5 * time.Second
 
 // Start takes up what was left over and begins to work.
 func (r *Runner) Start() error {
-	r.name, r.stuck, r.wake = rand.Text(), map[string]int{}, make(chan struct{}, 1)
+	r.name, r.stuck, r.wake = rand.Text(), map[string]int{}, make(chan struct{}, 3)
 	r.life, r.ending = context.WithCancel(context.Background())
 	ctx, cancel := context.WithCancel(context.Background())
 	r.stop = cancel
@@ -105,7 +105,10 @@ func (r *Runner) Start() error {
 		}
 	}
 	r.loops.Go(func() { r.sweep(ctx) })
-	r.loops.Go(func() { r.deliver(ctx) })
+	r.loops.Go(func() { r.beat(ctx) })
+	for _, what := range []string{"message", "audit", "forge"} {
+		r.loops.Go(func() { r.deliver(ctx, what) })
+	}
 	return nil
 }
 
@@ -242,7 +245,7 @@ func (r *Runner) take(ctx context.Context, req Request) (*recordWriter, error) {
 	} else if err != nil {
 		return nil, err
 	}
-	w := &recordWriter{store: r.Store, lease: lease, now: r.Env.Now, rec: record{Request: req}}
+	w := &recordWriter{store: r.Store, lease: lease, now: r.Env.Now, read: r.read, rec: record{Request: req}}
 	if rec, err := r.read(ctx, req.ID); err == nil {
 		w.rec = rec
 	} else if !errors.Is(err, store.ErrNotFound) {
@@ -279,7 +282,7 @@ func (r *Runner) attempt(ctx context.Context, w *recordWriter) error {
 			return r.Store.RemoveListed(ctx, pending, token(rec.ID, rec.Round), inflight, rec.ID)
 		}
 	}
-	if _, slow := op.(Preparer); slow && !rec.Applying {
+	if !rec.Applying {
 		off, err := r.cancelled(ctx, rec.ID)
 		if err != nil {
 			return err
@@ -292,7 +295,11 @@ func (r *Runner) attempt(ctx context.Context, w *recordWriter) error {
 	run := r.newRun(w, rec.Request)
 	run.op = op
 	run.hold = func(ctx context.Context, app string) (*store.Lease, error) {
-		return r.Store.Lock(ctx, appTarget(app).lockKey(), r.claim(run))
+		locks, _, err := r.tryLock(ctx, run, []Target{appTarget(app)})
+		if err != nil {
+			return nil, err
+		}
+		return locks[0], nil
 	}
 	run.status = Status{ID: rec.ID, Kind: op.Kind(), Target: op.Target(), Title: rec.Title, Actor: rec.Actor, State: Planning, Began: rec.At}
 	run.resumed, run.applied, run.began = rec.Applying, rec.Applied, rec.Begun > 0
@@ -313,7 +320,7 @@ func (r *Runner) attempt(ctx context.Context, w *recordWriter) error {
 	}
 	wait := new(notYet)
 	if errors.As(err, &wait) {
-		return r.wait(ctx, run, wait.why)
+		return r.wait(ctx, run, rec, wait.why)
 	}
 	if err == nil {
 		defer end()
@@ -327,7 +334,10 @@ func (r *Runner) attempt(ctx context.Context, w *recordWriter) error {
 	case errors.Is(err, errPark):
 		return r.park(ctx, run)
 	case errors.As(err, &wait):
-		return r.wait(ctx, run, wait.why)
+		return r.wait(ctx, run, rec, wait.why)
+	case errors.Is(err, errRedis) && !run.DryRun:
+		_ = r.interrupted(ctx, run)
+		return queue.ErrBusy // what Redis does not take is no verdict
 	case errors.Is(err, store.ErrLost), errors.Is(err, store.ErrFinal):
 		return err
 	case errors.Is(err, queue.ErrInterrupted):
@@ -342,7 +352,7 @@ func (r *Runner) attempt(ctx context.Context, w *recordWriter) error {
 // newRun returns one attempt at what w is the record of.
 func (r *Runner) newRun(w *recordWriter, req Request) *Run {
 	rec := w.record()
-	run := &Run{Env: r.Env, Request: req, Log: r.Log.With("op", req.ID, "kind", req.Kind), w: w, message: r.teller(req, rec.Begun > 0 || rec.State != "", w.lease.Valid)}
+	run := &Run{Env: r.Env, Request: req, Log: r.Log.With("op", req.ID, "kind", req.Kind), w: w, message: r.teller(rec, rec.Begun > 0 || rec.State != "", w.lease.Valid)}
 	run.show = run.message.Show
 	return run
 }
@@ -394,6 +404,11 @@ func (r *Runner) finish(ctx context.Context, run *Run) error {
 			run.message.finish(entry)
 			r.deliverSoon()
 			return nil
+		case errors.Is(err, store.ErrFinal) && r.finished(ctx, run):
+			r.ended(run)
+			run.message.finish(messageEntry(run.ID, run.w.record().Told))
+			r.deliverSoon()
+			return nil
 		case errors.Is(err, store.ErrLost), errors.Is(err, store.ErrFinal):
 			return err
 		}
@@ -402,6 +417,18 @@ func (r *Runner) finish(ctx context.Context, run *Run) error {
 			return queue.ErrInterrupted // it is found in the swarm by the next attempt
 		}
 	}
+}
+
+// finished says whether it was this process that has written the final state, without an answer.
+func (r *Runner) finished(ctx context.Context, run *Run) bool {
+	rec, err := r.read(ctx, run.ID)
+	if err != nil || rec.Token != run.w.lease.Token() || !rec.State.Final() {
+		return false
+	}
+	run.w.mu.Lock()
+	defer run.w.mu.Unlock()
+	run.w.rec = rec
+	return true
 }
 
 // detached gives what has to be written at the end a few seconds, whatever
@@ -429,20 +456,34 @@ func (e *notYet) Error() string { return "not its turn: " + e.why }
 
 // wait shows what an operation waits for, unless its message says so already, and
 // puts it back.
-func (r *Runner) wait(ctx context.Context, run *Run, why string) error {
-	rec := run.w.record()
-	if why == "" || rec.State == Waiting && rec.Note == why {
+func (r *Runner) wait(ctx context.Context, run *Run, before record, why string) error {
+	if now := run.w.record(); now.Begun == before.Begun && (why == "" || now.State == Waiting && now.Note == why) {
+		r.remembered.touch(run.ID, r.Env.Now())
+		return queue.ErrBusy // nothing was written
+	}
+	if before.State == Waiting && before.Note == why {
+		// Its message says so already.
+		err := run.w.write(ctx, func(rec *record) { rec.State, rec.Note, rec.Open, rec.Away = Waiting, why, false, time.Time{} }, leavesFlight(run.ID))
+		if err != nil {
+			return err
+		}
+		r.remember(run)
 		return queue.ErrBusy
 	}
 	run.update(func(s *Status) { s.State, s.Note = Waiting, why })
-	return r.putBack(ctx, run, func(rec *record) { rec.Note = why })
+	return r.putBack(ctx, run, func(rec *record) { rec.Note, rec.Away = why, time.Time{} })
+}
+
+// leavesFlight is for what is put back: its job stays in the queue.
+func leavesFlight(id string) store.Command {
+	return store.Command{Do: "SREM", Name: inflight, Args: []any{id}}
 }
 
 func (r *Runner) putBack(ctx context.Context, run *Run, change func(*record)) error {
 	entry, err := run.w.tell(ctx, run.snapshot(), func(rec *record) {
 		rec.State, rec.Approved, rec.Open = Waiting, run.status.Decision, false
 		change(rec)
-	}, store.Command{Do: "SREM", Name: inflight, Args: []any{run.ID}}) // its job stays in the queue
+	}, leavesFlight(run.ID))
 	if err != nil {
 		return err
 	}
@@ -461,10 +502,15 @@ func (r *Runner) stillAway(ctx context.Context, run *Run, err error) bool {
 	if !since.IsZero() && r.Env.Now().Sub(since) >= r.Env.DeployTimeout {
 		return false
 	}
+	return r.engineAway(ctx)
+}
+
+// engineAway says whether the engine or the swarm's leader does not answer now.
+func (r *Runner) engineAway(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, awayPause)
 	defer cancel()
-	_, look := r.Env.Swarm.Cluster(ctx)
-	return CodeOf(look) == Unavailable || ctx.Err() != nil
+	_, err := r.Env.Swarm.Cluster(ctx)
+	return CodeOf(err) == Unavailable || ctx.Err() != nil
 }
 
 // waitForAway puts an operation back until what it needs answers again.
@@ -474,7 +520,7 @@ func (r *Runner) waitForAway(ctx context.Context, run *Run, err error) error {
 	if since.IsZero() {
 		since = r.Env.Now()
 	}
-	why := fmt.Sprintf("%s. Nothing was changed; tried again until %s", sentenceOf(err), since.Add(r.Env.DeployTimeout).UTC().Format("15:04:05 UTC"))
+	why := fmt.Sprintf("%s. Nothing was changed. Retrying until %s", sentenceOf(err), clockTime(since.Add(r.Env.DeployTimeout)))
 	if rec.State == Waiting && rec.Note == why {
 		return queue.ErrBusy
 	}
@@ -504,8 +550,12 @@ func (r *Runner) takeTurn(ctx context.Context, run *Run) (context.Context, func(
 		return ctx, nil, Errorf(Canceled, "A newer push took its place before it was rolled out")
 	}
 	if h, ok := run.op.(Holder); ok && (rec.Begun == 0 || rec.State == Pending || rec.State == Waiting) {
-		if why, err := h.Hold(ctx, run); why != "" || err != nil {
+		why, err := h.Hold(ctx, run)
+		switch {
+		case why != "", CodeOf(err) == Unavailable:
 			return ctx, nil, &notYet{why}
+		case err != nil:
+			return ctx, nil, err
 		}
 	}
 	if err := r.replaceOlder(ctx, run); err != nil {

@@ -136,6 +136,9 @@ func (s *Scale) successor(ctx context.Context, run *Run, svc Service) string {
 // overtaken returns why the scale is not to be watched any more.
 func (s *Scale) overtaken(ctx context.Context, run *Run) error {
 	svc, err := run.Swarm.Service(ctx, s.App)
+	if CodeOf(err) == NotFound {
+		return Errorf(Canceled, "%s was removed", s.App)
+	}
 	if err != nil || svc.Replicas == s.to {
 		return err
 	}

@@ -13,7 +13,9 @@ import (
 
 const (
 	sweepEvery = 3 * time.Second
-	workerTTL  = 30 * time.Second // how long a process counts as alive after it was last heard of
+	// workerTTL is how long a process counts as alive after it was last heard of: less than what is
+	// left of its leases when it dies, so that it counts as dead when somebody takes them.
+	workerTTL, workerEvery = 8 * time.Second, 2 * time.Second
 	// stuckSweeps is in how many sweeps nobody may be at an operation in flight that has a job.
 	stuckSweeps = 10
 )
@@ -38,12 +40,25 @@ func (r *Runner) sweep(ctx context.Context) {
 	}
 }
 
+// beat says every few seconds that this process is alive.
+func (r *Runner) beat(ctx context.Context) {
+	tick := time.NewTicker(workerEvery)
+	defer tick.Stop()
+	for {
+		within, cancel := context.WithTimeout(ctx, workerEvery)
+		_ = r.Store.Put(within, workerKey(r.name), r.Env.Now(), workerTTL) // the next beat tries again
+		cancel()
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
 func (r *Runner) sweepOnce(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	if err := r.Store.Put(ctx, workerKey(r.name), r.Env.Now(), workerTTL); err != nil {
-		return err
-	}
 	if err := r.expire(ctx); err != nil {
 		return err
 	}

@@ -31,6 +31,9 @@ const (
 	forgeFor = 24 * time.Hour
 
 	wholeLogKept = 24 * time.Hour
+
+	// jobLost is how long a process that has put an operation back does not see it again.
+	jobLost = time.Minute
 )
 
 func messageEntry(id string, n int) string { return fmt.Sprintf("%s|message|%d", id, n) }
@@ -61,8 +64,9 @@ func (r *Runner) messageRef(ctx context.Context, rec record) (string, error) {
 
 // open opens an operation's message for whoever holds its tell lease. again says that somebody may
 // have posted it without having been able to say so.
-func (r *Runner) open(ctx context.Context, req Request, again bool) (Message, error) {
-	ref, err := r.messageRef(ctx, record{Request: req})
+func (r *Runner) open(ctx context.Context, rec record, again bool) (Message, error) {
+	req := rec.Request
+	ref, err := r.messageRef(ctx, rec)
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +87,7 @@ func (r *Runner) open(ctx context.Context, req Request, again bool) (Message, er
 // talks: it holds the tell lease.
 type teller struct {
 	r     *Runner
-	req   Request
+	rec   record // before the attempt
 	again bool
 	mine  func() bool // whether the operation is still this attempt's
 
@@ -97,8 +101,8 @@ type teller struct {
 	once    sync.Once
 }
 
-func (r *Runner) teller(req Request, again bool, mine func() bool) *teller {
-	return &teller{r: r, req: req, again: again, mine: mine, changed: make(chan struct{}, 1), end: make(chan struct{})}
+func (r *Runner) teller(rec record, again bool, mine func() bool) *teller {
+	return &teller{r: r, rec: rec, again: again, mine: mine, changed: make(chan struct{}, 1), end: make(chan struct{})}
 }
 
 // Show replaces what is shown; it never blocks.
@@ -106,6 +110,9 @@ func (t *teller) Show(s Status) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.latest = s
+	if !t.begun && t.rec.State == Waiting && (s.State == Planning || s.State == Waiting && s.Note == t.rec.Note) {
+		return // its message says so already
+	}
 	if !t.begun {
 		t.begun = true
 		t.r.tells.Go(t.talk)
@@ -133,9 +140,9 @@ func (t *teller) talk() {
 		return // the outbox has what counts
 	}
 	defer lease.Release()
-	m, err := t.r.open(lease.Context(), t.req, t.again)
+	m, err := t.r.open(lease.Context(), t.rec, t.again)
 	if err != nil {
-		t.r.Log.Warn("how an operation goes cannot be shown", "op", t.req.ID, "err", err)
+		t.r.Log.Warn("how an operation goes cannot be shown", "op", t.rec.ID, "err", err)
 		return
 	}
 	for {
@@ -175,7 +182,7 @@ func (t *teller) last(ctx context.Context, m Message) {
 		}
 	}
 	m.Show(s)
-	t.r.closeMessage(ctx, m, t.req.ID, entry)
+	t.r.closeMessage(ctx, m, t.rec.ID, entry)
 }
 
 // abandon leaves a message to whoever has the operation now. Something of this process may just have
@@ -184,12 +191,12 @@ func (t *teller) abandon(m Message) {
 	leave(m)
 	ctx, cancel := detached(t.r.life)
 	defer cancel()
-	rec, err := t.r.read(ctx, t.req.ID)
+	rec, err := t.r.read(ctx, t.rec.ID)
 	if err == nil && rec.Status != nil {
 		err = t.r.Store.Schedule(ctx, outbox, messageEntry(rec.ID, rec.Told), t.r.Env.Now())
 	}
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		t.r.Log.Warn("a message may show an earlier state", "op", t.req.ID, "err", err)
+		t.r.Log.Warn("a message may show an earlier state", "op", t.rec.ID, "err", err)
 	}
 }
 
@@ -224,7 +231,7 @@ func (t *teller) lock() *store.Lease {
 	var late <-chan time.Time
 	end := t.end
 	for {
-		lease, err := t.r.Store.Lock(t.r.life, tellLock(t.req.ID, "message"), store.Claim{Owner: t.req.ID, Reason: "tell"})
+		lease, err := t.r.Store.Lock(t.r.life, tellLock(t.rec.ID, "message"), store.Claim{Owner: t.rec.ID, Reason: "tell"})
 		if err == nil {
 			return lease
 		}
@@ -251,14 +258,16 @@ func tellLock(id, what string) string { return "tell:" + id + ":" + what }
 
 // deliverSoon has the outbox looked at now.
 func (r *Runner) deliverSoon() {
-	select {
-	case r.wake <- struct{}{}:
-	default:
+	for range cap(r.wake) { // one for each kind
+		select {
+		case r.wake <- struct{}{}:
+		default:
+		}
 	}
 }
 
-// deliver tells what is due in the outbox, until ctx ends.
-func (r *Runner) deliver(ctx context.Context) {
+// deliver tells what is due of one kind in the outbox, until ctx ends.
+func (r *Runner) deliver(ctx context.Context, kind string) {
 	tick := time.NewTicker(deliverEvery)
 	defer tick.Stop()
 	for {
@@ -272,28 +281,17 @@ func (r *Runner) deliver(ctx context.Context) {
 		if err != nil {
 			continue // the sweep says so
 		}
-		byKind := map[string][]string{}
 		for _, entry := range entries {
-			_, what, _ := splitEntry(entry)
-			byKind[what] = append(byKind[what], entry)
-		}
-		var all sync.WaitGroup
-		for _, due := range byKind {
-			all.Go(func() { r.deliverAll(ctx, due) })
-		}
-		all.Wait()
-	}
-}
-
-// deliverAll tells entries of one kind. When one cannot be told the others wait for the next look:
-// whoever they are for is likely to be away.
-func (r *Runner) deliverAll(ctx context.Context, due []string) {
-	for _, entry := range due {
-		if err := r.deliverOne(ctx, entry); err != nil {
-			if ctx.Err() == nil {
+			if _, what, _ := splitEntry(entry); what != kind {
+				continue
+			}
+			err := r.deliverOne(ctx, entry)
+			if err != nil && ctx.Err() == nil {
 				r.Log.Info("something could not be told yet", "entry", entry, "err", err)
 			}
-			return
+			if err != nil && kind != "forge" {
+				break // Slack is likely to be away: the others wait for the next look
+			}
 		}
 	}
 }
@@ -336,7 +334,11 @@ func (r *Runner) deliverOne(ctx context.Context, entry string) error {
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		done, cancel := detached(ctx)
 		defer cancel()
-		return errors.Join(err, r.Store.Reschedule(done, outbox, entry, r.Env.Now().Add(tellAgain)))
+		again := tellAgain
+		if what == "forge" && rec.Audit != nil { // it may never be taken
+			again = min(max(again, r.Env.Now().Sub(rec.Audit.At)/4), 10*time.Minute)
+		}
+		return errors.Join(err, r.Store.Reschedule(done, outbox, entry, r.Env.Now().Add(again)))
 	}
 	return r.Store.Unschedule(ctx, outbox, entry)
 }
@@ -351,7 +353,7 @@ func (r *Runner) showStored(ctx context.Context, rec record, entry string) error
 		}
 		s.Err = &e
 	}
-	m, err := r.open(ctx, rec.Request, true)
+	m, err := r.open(ctx, rec, true)
 	if err != nil {
 		return err
 	}
@@ -364,14 +366,16 @@ type remembered struct {
 	mu  sync.Mutex
 	all map[string]Status
 	of  map[string]Request
+	at  map[string]time.Time // when this process last had it
 }
 
 func (r *Runner) remember(run *Run) {
 	r.remembered.mu.Lock()
 	defer r.remembered.mu.Unlock()
 	if r.remembered.all == nil {
-		r.remembered.all, r.remembered.of = map[string]Status{}, map[string]Request{}
+		r.remembered.all, r.remembered.of, r.remembered.at = map[string]Status{}, map[string]Request{}, map[string]time.Time{}
 	}
+	r.remembered.at[run.ID] = r.Env.Now()
 	r.remembered.all[run.ID], r.remembered.of[run.ID] = run.snapshot(), run.Request
 }
 
@@ -380,6 +384,21 @@ func (a *remembered) forget(id string) {
 	defer a.mu.Unlock()
 	delete(a.all, id)
 	delete(a.of, id)
+	delete(a.at, id)
+}
+
+func (a *remembered) touch(id string, now time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if _, known := a.all[id]; known {
+		a.at[id] = now
+	}
+}
+
+func (a *remembered) last(id string) time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.at[id]
 }
 
 func (a *remembered) list() map[string]Status {
@@ -399,11 +418,16 @@ func (r *Runner) tellGone(ctx context.Context) error {
 		switch {
 		case err == nil && rec.State != Pending && rec.State != Waiting:
 			r.remembered.forget(id)
+		case err == nil && rec.State == Waiting && r.Env.Now().Sub(r.remembered.last(id)) > jobLost:
+			// Its job should have come back: Redis may have lost it while the record was written anew.
+			r.remembered.touch(id, r.Env.Now())
+			if err := r.takeUp(ctx, id); err != nil {
+				return err
+			}
 		case errors.Is(err, store.ErrNotFound):
 			r.remembered.mu.Lock()
 			req := r.remembered.of[id]
 			r.remembered.mu.Unlock()
-			r.remembered.forget(id)
 			w, err := r.take(ctx, req)
 			if w == nil || err != nil {
 				continue
@@ -417,6 +441,7 @@ func (r *Runner) tellGone(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
+			r.remembered.forget(id)
 		case err != nil && !errors.Is(err, errUndecodable):
 			return err
 		}

@@ -88,7 +88,7 @@ func (r *Run) lastChanges() []store.Command {
 // overtaken returns an error when an operation that was asked for later has set
 // what this one would set: a Setter that waited or was interrupted does not undo it.
 func (r *Runner) overtaken(ctx context.Context, run *Run) error {
-	if s, ok := run.op.(Setter); !ok || !s.Sets() || run.resumed {
+	if s, ok := run.op.(Setter); !ok || !s.Sets() {
 		return nil
 	}
 	for _, lock := range run.locks {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"time"
 
 	"github.com/hibiken/asynq"
@@ -21,7 +22,9 @@ const Retention = 7 * 24 * time.Hour
 
 const (
 	taskType = "operation"
-	maxRetry = 10            // of failures of the handler itself, such as Redis being away
+	// maxRetry never ends: asynq counts what was only put back, too, and archives a job after the
+	// last one.
+	maxRetry = math.MaxInt32
 	longest  = 4 * time.Hour // every step has a shorter deadline of its own
 )
 
