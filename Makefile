@@ -17,7 +17,12 @@ ENGINE = $(WAGGLE_LAB_ENGINE)
 ENGINES = 20 26 26+containerd 28 20,28+containerd,26 28+containerd,20,26+containerd
 ENGINE_TESTS = ^(TestReal.*|TestPushToDeploy|TestFailedDeploysLeaveTheVersionBefore|TestCaptainDefinition|TestBuildSecret|TestRollbackWithAnEmptyRedis|TestPushOutlivesItsRegistry|TestRegistryLife|TestRegistrySetup|TestMigrateToACluster|TestNodeLife|TestScale|TestScaleWarns|TestScaleSaysWhatIsWrong.*|TestCleanNodes|TestDoctor)$$
 
-.PHONY: build demo test test-engines test-fast simulate fuzz lint bench lab lab-down
+# What make chaos runs, and how often: see internal/chaos.
+SCENARIOS =
+KILLS = 200
+TIMES = 20
+
+.PHONY: build demo test test-engines test-fast simulate fuzz lint bench chaos lab lab-down
 
 build: ## bin/waggle
 	go build -trimpath -ldflags "-s -w" -o bin/waggle ./cmd/waggle
@@ -63,6 +68,9 @@ lint:
 
 bench: ## figures beside the docker command line (root)
 	go run ./internal/bench
+
+chaos: ## crashes, stops and outages under load (root); SCENARIOS=kill,failpoints KILLS=200 TIMES=20 ARGS="--seed 1"
+	WAGGLE_LAB_ENGINE=$(ENGINE) go run ./internal/chaos -scenarios '$(SCENARIOS)' -kills $(KILLS) -times $(TIMES) $(ARGS)
 
 lab: ## a three-node swarm that stays up, to try things by hand (root); ARGS="--spare 1 --engine 28+containerd,20"
 	WAGGLE_LAB_ENGINE=$(ENGINE) go run ./internal/labctl up $(ARGS)

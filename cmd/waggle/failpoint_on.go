@@ -10,21 +10,36 @@ import (
 	"syscall"
 )
 
-// failpoint kills this process, as `kill -9` does, at a step of the mechanism: WAGGLE_FAILPOINT is
-// its name, or name:n for the nth time it is reached. Only binaries for tests have it.
+// failAt is taken out of the environment: a WAGGLE_ variable that is no setting is refused.
+var failAt = func() string {
+	defer os.Unsetenv("WAGGLE_FAILPOINT")
+	return os.Getenv("WAGGLE_FAILPOINT")
+}()
+
+// failpoint sends this process SIGKILL, as a crash, at a step of the mechanism: WAGGLE_FAILPOINT is
+// the step's name, or name:n for the nth time it is reached. With name:n:stop the signal is SIGSTOP,
+// and the process goes on after a SIGCONT. Only binaries for tests have it.
 func failpoint() func(step string) {
-	name, nth, _ := strings.Cut(os.Getenv("WAGGLE_FAILPOINT"), ":")
+	fields := append(strings.Split(failAt, ":"), "", "")
+	name := fields[0]
 	if name == "" {
 		return nil
 	}
-	n, err := strconv.Atoi(nth)
+	n, err := strconv.Atoi(fields[1])
 	if err != nil {
 		n = 1
 	}
+	signal := syscall.SIGKILL
+	if fields[2] == "stop" {
+		signal = syscall.SIGSTOP
+	}
 	var reached atomic.Int64
 	return func(step string) {
-		if step == name && reached.Add(1) == int64(n) {
-			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		if step != name || reached.Add(1) != int64(n) {
+			return
+		}
+		_ = syscall.Kill(os.Getpid(), signal)
+		if signal == syscall.SIGKILL {
 			select {} // nothing happens after it
 		}
 	}

@@ -78,7 +78,7 @@ func under(p string, tops ...string) bool {
 // labs are the packages that tests and the demo run on; the service must do
 // without them.
 var labs = []string{"internal/lab", "internal/workspace", "internal/forge", "internal/rig",
-	"internal/labctl", "internal/page", "internal/bench", "internal/demo", "internal/e2e", "internal/simulate", "internal/arch"}
+	"internal/labctl", "internal/page", "internal/bench", "internal/demo", "internal/e2e", "internal/simulate", "internal/chaos", "internal/arch"}
 
 // rule forbids some files some imports.
 type rule struct {

@@ -120,6 +120,12 @@ func (r *Redis) end(sig syscall.Signal) {
 	}
 }
 
+// Freeze stops the server where it is: it takes connections and answers nothing.
+func (r *Redis) Freeze() error { return r.proc.cmd.Process.Signal(syscall.SIGSTOP) }
+
+// Thaw lets a frozen server go on.
+func (r *Redis) Thaw() error { return r.proc.cmd.Process.Signal(syscall.SIGCONT) }
+
 // Restart stops the server and starts it again.
 func (r *Redis) Restart(ctx context.Context) error {
 	r.Stop()

@@ -110,6 +110,9 @@ func (g *Waggle) await(ctx context.Context, page string) error {
 // Log returns all it has logged.
 func (g *Waggle) Log() string { return g.log.String() }
 
+// Ended is closed when the process has ended, by whatever.
+func (g *Waggle) Ended() <-chan struct{} { return g.done }
+
 // Stop ends it in good order and says how it went.
 func (g *Waggle) Stop() error {
 	_ = g.Cmd.Process.Signal(syscall.SIGTERM) // it may have ended
