@@ -63,6 +63,8 @@ type cell struct {
 	commits map[string]int
 	emptied bool
 	slowest time.Duration   // acknowledgement
+	takeUp  time.Duration   // the slowest
+	late    []string        // what was not taken up
 	unheard int             // commands and pushes that no replica acknowledged
 	clicked map[string]bool // messages, as they were, of which Approve was clicked
 }
@@ -238,7 +240,7 @@ func (c *cell) push(name string) (*change, error) {
 	ch := &change{App: a.name, Kind: "deploy", Commit: n, Asked: time.Now()}
 	sha, err := a.repo.Push(c.ctx, map[string]string{
 		"Dockerfile": fmt.Sprintf("FROM %s\nCOPY version /version\nCMD [\"sleep\", \"100000\"]\n", c.lab.BaseImage),
-		"version":    fmt.Sprint(n),
+		"version":    fmt.Sprintf("%s %d", a.name, n), // equal trees would have equal hashes
 	}, fmt.Sprintf("Commit %d", n))
 	if err != nil {
 		return nil, err
@@ -418,9 +420,58 @@ func (c *cell) await(ch *change, within time.Duration) error {
 
 // record is what Redis holds of a change.
 type record struct {
-	Token int64  `json:"token"`
-	State string `json:"state"`
-	Begun int    `json:"begun"`
+	Token  int64  `json:"token"` // grows with each process that takes it up
+	State  string `json:"state"`
+	Open   bool   `json:"open"` // an attempt of Worker has not ended
+	Worker string `json:"worker"`
+}
+
+// killed kills a replica, and notes in r how long it takes until what it was doing is taken up.
+func (c *cell) killed(p *replica, r *result) {
+	worker := c.worker(p)
+	p.kill()
+	since := time.Now()
+	r.done++
+	ids, err := c.rdb.SMembers(c.ctx, "waggle:inflight").Result()
+	if err != nil || worker == "" {
+		return
+	}
+	for _, id := range ids {
+		at, err := c.record(id)
+		if err != nil || !at.Open || at.Worker != worker {
+			continue
+		}
+		c.watching.Go(func() {
+			took, err := c.takenUp(&change{ID: id}, at, since)
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			if err != nil && c.ctx.Err() == nil {
+				c.late = append(c.late, "stuck: "+err.Error())
+			}
+			c.takeUp = max(c.takeUp, took)
+		})
+	}
+}
+
+// worker is the name of a replica's process in Redis, by when it was started; "" when that could be
+// another one's too.
+func (c *cell) worker(p *replica) string {
+	keys, err := c.rdb.Keys(c.ctx, "waggle:lock:worker:*").Result()
+	if err != nil {
+		return ""
+	}
+	var found []string
+	for _, k := range keys {
+		var claim struct{ Since time.Time }
+		text, err := c.rdb.Get(c.ctx, k).Result()
+		if err == nil && json.Unmarshal([]byte(text), &claim) == nil && claim.Since.Sub(p.since()).Abs() < time.Second {
+			found = append(found, strings.TrimPrefix(k, "waggle:lock:worker:"))
+		}
+	}
+	if len(found) != 1 {
+		return ""
+	}
+	return found[0]
 }
 
 func (c *cell) record(id string) (record, error) {
@@ -499,6 +550,10 @@ func (c *cell) settle(within time.Duration) (wrong []string) {
 			wrong = append(wrong, fmt.Sprintf("stuck: %v; its record is %+v, its audit entry %q", err, rec, c.outcome(ch.ID)))
 		}
 	}
+	// Which of them is not final, the model says.
+	_ = until(c.ctx, 30*time.Second, "final messages", func() bool {
+		return !slices.ContainsFunc(c.messages(), func(m shown) bool { return !isFinal(m.line) })
+	})
 	if err := until(c.ctx, max(time.Until(deadline), 40*time.Second), "an empty Redis", func() bool { return len(c.leftovers()) == 0 }); err != nil {
 		wrong = append(wrong, "left in Redis: "+strings.Join(c.leftovers(), "; "))
 	}

@@ -28,6 +28,7 @@ type replica struct {
 
 	mu      sync.Mutex
 	process *rig.Waggle // nil before the first start
+	began   time.Time   // when that was up
 	frozen  bool
 	keep    bool // start it again when it dies
 	log     log
@@ -64,7 +65,7 @@ func (r *replica) start(ctx context.Context, failpoint string, keep bool) error 
 		return fmt.Errorf("%s: %w", r.name, err)
 	}
 	r.mu.Lock()
-	r.process, r.frozen, r.keep = p, false, keep
+	r.process, r.began, r.frozen, r.keep = p, time.Now(), false, keep
 	r.mu.Unlock()
 	r.cell.watching.Go(func() { r.watch(ctx, p) })
 	return nil
@@ -108,6 +109,12 @@ func (r *replica) current() *rig.Waggle {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.process
+}
+
+func (r *replica) since() time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.began
 }
 
 // kill ends its process as a crash does.

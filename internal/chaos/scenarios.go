@@ -57,6 +57,7 @@ type result struct {
 	took     time.Duration
 	takeUp   time.Duration // the slowest
 	slowest  time.Duration // acknowledgement
+	longest  time.Duration // from asked to told
 	unheard  int
 	returned time.Duration // until all was shown once Slack was back
 	extra    string
@@ -74,14 +75,14 @@ func (r *result) String() string {
 	if len(r.wrong) > 0 {
 		verdict = fmt.Sprintf("%d VIOLATIONS %v", len(r.wrong), worst)
 	}
-	text := fmt.Sprintf("| %s | %d | %d | %s | %s | %s | %d | %s |", r.name, r.done, r.changes, seconds(r.takeUp), seconds(r.slowest), seconds(r.took), r.unheard, verdict)
+	text := fmt.Sprintf("| %s | %d | %d | %s | %s | %s | %s | %d | %s |", r.name, r.done, r.changes, seconds(r.takeUp), seconds(r.longest), seconds(r.slowest), seconds(r.took), r.unheard, verdict)
 	if r.extra != "" {
 		text += " " + r.extra
 	}
 	return text
 }
 
-const tableHead = "| scenario | disturbances | operations | slowest take-up | slowest acknowledgement | took | not acknowledged | verdict |\n|---|---|---|---|---|---|---|---|"
+const tableHead = "| scenario | disturbances | operations | slowest take-up | longest operation | slowest acknowledgement | took | not acknowledged | verdict |\n|---|---|---|---|---|---|---|---|---|"
 
 func seconds(d time.Duration) string {
 	if d == 0 {
@@ -93,7 +94,7 @@ func seconds(d time.Duration) string {
 func (r *result) add(o result) {
 	r.done += o.done
 	r.changes += o.changes
-	r.takeUp, r.slowest = max(r.takeUp, o.takeUp), max(r.slowest, o.slowest)
+	r.takeUp, r.slowest, r.longest = max(r.takeUp, o.takeUp), max(r.slowest, o.slowest), max(r.longest, o.longest)
 	r.unheard += o.unheard
 	r.wrong = append(r.wrong, o.wrong...)
 	r.report += o.report
@@ -111,7 +112,13 @@ func (r *result) end(c *cell, err error, within time.Duration) {
 		}
 	}
 	c.mu.Lock()
-	r.changes, r.slowest, r.unheard = len(c.changes), c.slowest, c.unheard
+	r.changes, r.slowest, r.unheard, r.takeUp = len(c.changes), c.slowest, c.unheard, max(r.takeUp, c.takeUp)
+	r.wrong = append(r.wrong, c.late...)
+	for _, ch := range c.changes {
+		if ch.Accepted && !ch.Told.IsZero() {
+			r.longest = max(r.longest, ch.Told.Sub(ch.Asked))
+		}
+	}
 	c.mu.Unlock()
 	if len(r.wrong) > 0 {
 		r.report = fmt.Sprintf("== %s (cell %s)\n%s", r.name, c.name, c.report(r.wrong))
@@ -447,8 +454,7 @@ var scenarios = []scenario{
 				}
 				p := c.replicas[rng.IntN(len(c.replicas))]
 				if p.alive() {
-					p.kill()
-					r.done++
+					c.killed(p, r)
 				}
 			}
 			return nil
