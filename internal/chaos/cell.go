@@ -54,9 +54,9 @@ type cell struct {
 	server   *http.Server
 	watching sync.WaitGroup
 	cancel   context.CancelFunc
-	apps     map[string]*app
 
-	mu      sync.Mutex
+	mu      sync.Mutex // guards what follows
+	apps    map[string]*app
 	changes []*change
 	audit   map[string]entry // by id in the stream
 	order   []string
@@ -78,6 +78,13 @@ type app struct {
 	pushing sync.Mutex // pushes are numbered in order
 	pushes  int
 }
+
+// quiet leaves out what the client says of a Redis that is away on purpose.
+type quiet struct{}
+
+func (quiet) Printf(context.Context, string, ...any) {}
+
+func init() { redis.SetLogger(quiet{}) }
 
 // newCell starts all but the replicas.
 func newCell(ctx context.Context, e *env, name string, replicas int) (_ *cell, err error) {
@@ -146,8 +153,8 @@ func (c *cell) close() {
 		r.close()
 	}
 	c.cancel()
-	for name := range c.apps {
-		_, _ = c.lab.Nodes[2].Docker(context.Background(), "service", "rm", c.service(name)) // the lab goes too
+	for _, a := range c.allApps() {
+		_, _ = c.lab.Nodes[2].Docker(context.Background(), "service", "rm", a.name) // the lab goes too
 	}
 	if c.forge != nil {
 		_ = c.forge.Close()
@@ -171,6 +178,18 @@ func (c *cell) close() {
 
 func (c *cell) service(app string) string { return c.name + "-" + app }
 
+func (c *cell) app(name string) *app {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.apps[name]
+}
+
+func (c *cell) allApps() []*app {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.SortedFunc(maps.Values(c.apps), func(a, b *app) int { return cmp.Compare(a.name, b.name) })
+}
+
 // create makes a service, with a repository if deployed.
 func (c *cell) create(name string, replicas int, deployed bool, labels ...string) error {
 	a := &app{name: c.service(name), channel: "C0" + strings.ToUpper(name)}
@@ -189,14 +208,16 @@ func (c *cell) create(name string, replicas int, deployed bool, labels ...string
 	for _, l := range labels {
 		args = append(args, "--label", l)
 	}
+	c.mu.Lock()
 	c.apps[name] = a
+	c.mu.Unlock()
 	_, err = c.lab.Nodes[2].Docker(c.ctx, append(args, c.lab.BaseImage, "sleep", "100000")...)
 	return err
 }
 
 // scale types a scale and returns it, acknowledged or not.
 func (c *cell) scale(name string, n int, relative bool) *change {
-	a := c.apps[name]
+	a := c.app(name)
 	what := fmt.Sprintf("%s %d", a.name, n)
 	if relative {
 		what = fmt.Sprintf("%s %+d", a.name, n)
@@ -232,7 +253,7 @@ func (c *cell) add(ch *change) {
 
 // push pushes the next commit, and has it delivered again until a replica has taken it.
 func (c *cell) push(name string) (*change, error) {
-	a := c.apps[name]
+	a := c.app(name)
 	a.pushing.Lock()
 	defer a.pushing.Unlock()
 	a.pushes++
@@ -342,6 +363,12 @@ func (c *cell) readAudit() {
 	}
 }
 
+func (c *cell) isEmptied() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.emptied
+}
+
 func (c *cell) outcome(id string) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -362,7 +389,7 @@ type shown struct {
 // messages are all messages about operations that somebody sees.
 func (c *cell) messages() []shown {
 	var out []shown
-	for _, a := range c.apps {
+	for _, a := range c.allApps() {
 		for _, m := range c.ws.History(a.channel) {
 			var meta struct {
 				Payload struct{ Op string } `json:"event_payload"`
@@ -378,7 +405,7 @@ func (c *cell) messages() []shown {
 
 func (c *cell) whispers() int {
 	n := 0
-	for _, a := range c.apps {
+	for _, a := range c.allApps() {
 		for _, m := range c.ws.History(a.channel) {
 			if m.Ephemeral && strings.HasPrefix(m.Text, "⛔") {
 				n++
@@ -545,7 +572,7 @@ func (c *cell) settle(within time.Duration) (wrong []string) {
 				continue
 			}
 		}
-		if err := c.await(ch, max(time.Until(deadline), time.Second)); err != nil && !c.emptied {
+		if err := c.await(ch, max(time.Until(deadline), time.Second)); err != nil && !c.isEmptied() {
 			rec, _ := c.record(ch.ID)
 			wrong = append(wrong, fmt.Sprintf("stuck: %v; its record is %+v, its audit entry %q", err, rec, c.outcome(ch.ID)))
 		}
@@ -597,7 +624,7 @@ func (c *cell) report(wrong []string) string {
 		fmt.Fprintf(&out, "  %s\n", w)
 	}
 	h := c.history()
-	for _, a := range slices.SortedFunc(maps.Values(c.apps), func(a, b *app) int { return cmp.Compare(a.name, b.name) }) {
+	for _, a := range c.allApps() {
 		if slices.ContainsFunc(wrong, func(w string) bool { return strings.Contains(w, a.name) }) {
 			fmt.Fprintf(&out, "history of %s:\n%s", a.name, h.tail(a.name))
 			for _, m := range h.Messages {

@@ -351,7 +351,9 @@ func (c *cell) load(ctx context.Context, random func() *rand.Rand) func() error 
 	// A change that nobody acknowledged is given some time, as it may have been taken.
 	await := func(ch *change) error {
 		if ch.Accepted {
-			return c.await(ch, 3*time.Minute)
+			err := until(ctx, 3*time.Minute, "the audit entry of "+ch.String(), func() bool { return c.outcome(ch.ID) != "" || c.isEmptied() })
+			_ = c.await(ch, 5*time.Second) // Slack may be away; settle waits for it
+			return err
 		}
 		_ = c.await(ch, 5*time.Second)
 		return pause(ctx, 2*time.Second)
