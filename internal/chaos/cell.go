@@ -79,13 +79,6 @@ type app struct {
 	pushes  int
 }
 
-// quiet leaves out what the client says of a Redis that is away on purpose.
-type quiet struct{}
-
-func (quiet) Printf(context.Context, string, ...any) {}
-
-func init() { redis.SetLogger(quiet{}) }
-
 // newCell starts all but the replicas.
 func newCell(ctx context.Context, e *env, name string, replicas int) (_ *cell, err error) {
 	l := e.lab

@@ -22,6 +22,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"waggle/internal/lab"
 	"waggle/internal/rig"
 )
@@ -124,8 +126,14 @@ func build(ctx context.Context, dir string, race bool) (string, error) {
 	return binary, nil
 }
 
+// quiet leaves out what the client says of a Redis that is away on purpose.
+type quiet struct{}
+
+func (quiet) Printf(context.Context, string, ...any) {}
+
 // prepare gives the swarm the registry that deploys push to.
 func prepare(ctx context.Context, e *env) error {
+	redis.SetLogger(quiet{})
 	e.key = rig.SecretKey()
 	return rig.SetRegistries(ctx, e.lab.Manager().Host(), e.key,
 		rig.Registry{Name: "lab", Domain: e.lab.Private.Addr, Prefix: "acme", User: e.lab.Private.User, Password: e.lab.Private.Password, Push: true})
