@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -30,7 +32,8 @@ type env struct {
 	away   time.Duration // how long Redis does not answer
 	slack  time.Duration // how long Slack is away
 	soak   time.Duration
-	serial int // of cells
+	engine sync.Mutex // held while an engine is away
+	serial int        // of cells
 	mu     sync.Mutex
 }
 
@@ -58,6 +61,7 @@ type result struct {
 	takeUp   time.Duration // the slowest
 	slowest  time.Duration // acknowledgement
 	longest  time.Duration // from asked to told
+	slow     string        // which that was
 	unheard  int
 	returned time.Duration // until all was shown once Slack was back
 	extra    string
@@ -116,10 +120,22 @@ func (r *result) end(c *cell, err error, within time.Duration) {
 	r.wrong = append(r.wrong, c.late...)
 	for _, ch := range c.changes {
 		if ch.Accepted && !ch.Told.IsZero() {
-			r.longest = max(r.longest, ch.Told.Sub(ch.Asked))
+			if took := ch.Told.Sub(ch.Asked); took > r.longest {
+				r.longest, r.slow = took, fmt.Sprintf("%s was asked for at %s", ch, ch.Asked.UTC().Format("15:04:05"))
+			}
 		}
 	}
 	c.mu.Unlock()
+	if r.longest > time.Minute {
+		fmt.Fprintf(os.Stderr, "%s: %s and told after %s; what the replicas logged about it:\n", r.name, r.slow, seconds(r.longest))
+		for _, p := range c.replicas {
+			for line := range strings.Lines(p.log.String()) {
+				if _, id, _ := strings.Cut(r.slow, "("); strings.Contains(line, id[:strings.IndexByte(id, ')')]) || strings.Contains(line, " -- ") {
+					fmt.Fprintf(os.Stderr, "  %s: %s", p.name, line)
+				}
+			}
+		}
+	}
 	if len(r.wrong) > 0 {
 		r.report = fmt.Sprintf("== %s (cell %s)\n%s", r.name, c.name, c.report(r.wrong))
 	}
@@ -319,6 +335,42 @@ func stoppedAt(ctx context.Context, e *env, step string) (r result) {
 	}
 	// What the woken ones still do, they do at once.
 	if err = errors.Join(err, pause(c.ctx, 3*time.Second)); err != nil {
+		return r
+	}
+	err = lastScale(c)
+	return r
+}
+
+// engineAt kills the engine of a replica while that stands at a step of a deploy, and starts it again.
+func engineAt(ctx context.Context, e *env, step string) (r result) {
+	r.name = "engine at " + step
+	c, err := newCell(ctx, e, e.cellName("e"), 2)
+	if err != nil {
+		r.wrong = append(r.wrong, err.Error())
+		return r
+	}
+	defer func() { r.end(c, err, 3*time.Minute) }()
+	if err = createPair(c, step); err != nil {
+		return r
+	}
+	stopped := c.replicas[0]
+	if err = stopped.start(c.ctx, step+":1:stop", true); err != nil {
+		return r
+	}
+	pushed := make(chan error, 1)
+	go func() {
+		_, err := c.push("p")
+		pushed <- err
+	}()
+	if err = stopped.halted(c.ctx, true, time.Minute); err != nil {
+		return r
+	}
+	r.done++
+	e.engine.Lock()
+	n := c.lab.Nodes[0]
+	err = errors.Join(n.Kill(c.ctx), stopped.thaw(), pause(c.ctx, 3*time.Second), n.Start(c.ctx))
+	e.engine.Unlock()
+	if err = errors.Join(err, c.replicas[1].start(c.ctx, "", true), <-pushed); err != nil {
 		return r
 	}
 	err = lastScale(c)
@@ -527,6 +579,23 @@ var scenarios = []scenario{
 			return errors.Join(n.Kill(c.ctx), n.Start(c.ctx))
 		})
 	})},
+	{"engine-steps", "the engine of a replica is killed at each step of a deploy, and comes back", func(ctx context.Context, e *env) result {
+		return everyStep(ctx, e, "engine-steps", engineAt)
+	}},
+	{"redis-older", "Redis comes back with an older file", loaded("redis-older", func(e *env) func(*cell, *rand.Rand, *result) error {
+		return repeat(e, func(c *cell) error {
+			older := filepath.Join(c.dir, "older")
+			if err := errors.Join(os.RemoveAll(older), copyAppendOnly(c.dir, older), pause(c.ctx, e.away/4)); err != nil {
+				return err
+			}
+			c.readAudit()
+			c.mu.Lock()
+			c.emptied = true
+			c.mu.Unlock()
+			c.redis.Kill()
+			return errors.Join(os.RemoveAll(filepath.Join(c.dir, "appendonlydir")), copyAppendOnly(older, c.dir), c.redis.Start(c.ctx))
+		})
+	})},
 	{"slack-away", "Slack answers 500 to everything", loaded("slack-away", func(e *env) func(*cell, *rand.Rand, *result) error {
 		return func(c *cell, _ *rand.Rand, r *result) error {
 			return outage(c, r, e.slack, workspace.Failure{Status: 500})
@@ -564,6 +633,12 @@ var scenarios = []scenario{
 
 func loaded(name string, disturb func(e *env) func(*cell, *rand.Rand, *result) error) func(context.Context, *env) result {
 	return func(ctx context.Context, e *env) result { return underLoad(ctx, e, name, disturb(e)) }
+}
+
+// copyAppendOnly copies Redis' append-only files from one directory to another.
+func copyAppendOnly(from, to string) error {
+	const name = "appendonlydir"
+	return os.CopyFS(filepath.Join(to, name), os.DirFS(filepath.Join(from, name)))
 }
 
 func repeat(e *env, disturb func(c *cell) error) func(*cell, *rand.Rand, *result) error {
