@@ -101,14 +101,14 @@ func run(ctx context.Context, e *env, chosen []string, race bool, out io.Writer)
 		wrong += len(r.wrong)
 		reports.WriteString(r.report)
 		if ctx.Err() != nil {
-			return ctx.Err()
+			break
 		}
 	}
 	if wrong > 0 {
 		fmt.Fprintf(out, "\n%s", reports.String())
 		return fmt.Errorf("%d violations, with seed %d", wrong, e.seed)
 	}
-	return nil
+	return ctx.Err()
 }
 
 var labOptions = lab.Options{Nodes: 3, Managers: 3, Swarm: true}
