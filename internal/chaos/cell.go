@@ -311,7 +311,9 @@ func (c *cell) push(name string) (*change, error) {
 func (c *cell) follow() {
 	for pause(c.ctx, look) == nil {
 		c.readAudit()
-		for _, m := range c.messages() {
+		all := c.messages()
+		c.noteTold(all)
+		for _, m := range all {
 			if !strings.HasPrefix(m.line, "🔐") {
 				continue
 			}
@@ -328,6 +330,33 @@ func (c *cell) follow() {
 			}
 		}
 	}
+}
+
+// noteTold notes when the end of each change is first seen.
+func (c *cell) noteTold(all []shown) {
+	lines := map[string]string{}
+	for _, m := range all {
+		lines[m.op] = m.line
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	outcomes := map[string]string{}
+	for _, e := range c.audit {
+		outcomes[e.ID] = e.Outcome
+	}
+	for _, ch := range c.changes {
+		line, posted := lines[ch.ID]
+		if ch.Told.IsZero() && outcomes[ch.ID] != "" && (isFinal(line) || !posted && outcomes[ch.ID] == "refused") {
+			ch.Told = time.Now()
+		}
+	}
+}
+
+// isTold says whether a change's end was seen.
+func (c *cell) isTold(ch *change) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !ch.Told.IsZero()
 }
 
 func (c *cell) readAudit() {
@@ -432,7 +461,9 @@ func (c *cell) await(ch *change, within time.Duration) error {
 	err := until(c.ctx, within, "the end of "+ch.String(), func() bool { return c.told(ch) })
 	if err == nil {
 		c.mu.Lock()
-		ch.Told = time.Now()
+		if ch.Told.IsZero() {
+			ch.Told = time.Now()
+		}
 		c.mu.Unlock()
 	}
 	return err
@@ -557,7 +588,7 @@ func (c *cell) settle(within time.Duration) (wrong []string) {
 	changes := slices.Clone(c.changes)
 	c.mu.Unlock()
 	for _, ch := range changes {
-		if !ch.Told.IsZero() {
+		if c.isTold(ch) {
 			continue
 		}
 		if !ch.Accepted {

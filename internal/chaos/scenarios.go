@@ -251,7 +251,7 @@ func lastScale(c *cell) error {
 	changes := slices.Clone(c.changes)
 	c.mu.Unlock()
 	for _, ch := range changes {
-		if ch.Accepted && ch.Told.IsZero() {
+		if ch.Accepted && !c.isTold(ch) {
 			if err := c.await(ch, 2*time.Minute); err != nil {
 				return err
 			}
