@@ -99,7 +99,7 @@ func (r *Runner) park(ctx context.Context, run *Run) error {
 		return err
 	}
 	r.failpoint("pending")
-	run.message.finish(entry)
+	run.message.finish(entry, run.w.record())
 	r.remember(run)
 	return nil
 }

@@ -1,7 +1,9 @@
 package ops_test
 
 import (
+	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -80,4 +82,25 @@ func TestEndIsDurableBeforeItIsTold(t *testing.T) {
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("the next one waited %s for Slack", took)
 	}
+}
+
+// TestRedisEmptiedBeforeTheEndIsTold: the process that could not show the end does not forget it.
+func TestRedisEmptiedBeforeTheEndIsTold(t *testing.T) {
+	h := startHouse(t, newFakeSwarm(ops.Service{Name: "pizza", Replicas: 3}))
+	var tries atomic.Int32
+	h.recorder.mu.Lock()
+	h.refuses = func(string) error {
+		if tries.Add(1) > 1 {
+			return nil
+		}
+		return errors.Join(errors.New("Slack is away"), h.Store.Client().FlushAll(t.Context()).Err())
+	}
+	h.recorder.mu.Unlock()
+	h.submit(t, asked("op1"), &ops.Scale{App: "pizza", Replicas: 5})
+	waitFor(t, "the end is shown again", func() bool { return tries.Load() == 2 })
+	says(t, h.final(t, "op1"), ops.Done, "pizza runs 5 of 5")
+	waitFor(t, "nothing is left to be told", func() bool {
+		n, err := h.Store.Client().Exists(t.Context(), "waggle:outbox").Result()
+		return err == nil && n == 0
+	})
 }

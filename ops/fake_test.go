@@ -499,7 +499,8 @@ type recorder struct {
 	mu      sync.Mutex
 	all     []ops.Status
 	changed chan struct{}
-	closing func(id string) // before a Close of that operation's message returns
+	closing func(id string)       // before a Close of that operation's message returns
+	refuses func(id string) error // what that returns
 }
 
 func newRecorder() *recorder { return &recorder{changed: make(chan struct{}, 1)} }
@@ -530,10 +531,13 @@ func (m recorded) Show(s ops.Status) {
 
 func (m recorded) Close(context.Context) error {
 	m.mu.Lock()
-	closing := m.closing
+	closing, refuses := m.closing, m.refuses
 	m.mu.Unlock()
 	if closing != nil {
 		closing(m.id)
+	}
+	if refuses != nil {
+		return refuses(m.id)
 	}
 	return nil
 }

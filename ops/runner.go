@@ -303,7 +303,7 @@ func (r *Runner) attempt(ctx context.Context, w *recordWriter) error {
 	}
 	run.status = Status{ID: rec.ID, Kind: op.Kind(), Target: op.Target(), Title: rec.Title, Actor: rec.Actor, State: Planning, Began: rec.At}
 	run.resumed, run.applied, run.began = rec.Applying, rec.Applied, rec.Begun > 0
-	defer run.message.finish("") // unless it was finished with what is to be told
+	defer run.message.finish("", record{}) // unless it was finished with what is to be told
 	if decision != nil {
 		run.status.Decision = decision
 		run.approved = rec.Plan
@@ -401,12 +401,12 @@ func (r *Runner) finish(ctx context.Context, run *Run) error {
 		case err == nil:
 			r.failpoint("final")
 			r.ended(run)
-			run.message.finish(entry)
+			run.message.finish(entry, run.w.record())
 			r.deliverSoon()
 			return nil
 		case errors.Is(err, store.ErrFinal) && r.finished(ctx, run):
 			r.ended(run)
-			run.message.finish(messageEntry(run.ID, run.w.record().Told))
+			run.message.finish(messageEntry(run.ID, run.w.record().Told), run.w.record())
 			r.deliverSoon()
 			return nil
 		case errors.Is(err, store.ErrLost), errors.Is(err, store.ErrFinal):
@@ -487,7 +487,7 @@ func (r *Runner) putBack(ctx context.Context, run *Run, change func(*record)) er
 	if err != nil {
 		return err
 	}
-	run.message.finish(entry)
+	run.message.finish(entry, run.w.record())
 	r.remember(run)
 	return queue.ErrBusy
 }

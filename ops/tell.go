@@ -95,6 +95,7 @@ type teller struct {
 	begun   bool
 	latest  Status
 	entry   string        // that latest is in the outbox as, once finished
+	stored  record        // with latest, then
 	lost    bool          // somebody else had the operation by then
 	changed chan struct{} // holds one token
 	end     chan struct{}
@@ -125,10 +126,10 @@ func (t *teller) Show(s Status) {
 
 // finish says that no more is shown by this attempt, and that the last status is in the outbox as
 // entry, unless that is "". Only the first call counts.
-func (t *teller) finish(entry string) {
+func (t *teller) finish(entry string, stored record) {
 	t.once.Do(func() {
 		t.mu.Lock()
-		t.entry, t.lost = entry, !t.mine()
+		t.entry, t.stored, t.lost = entry, stored, !t.mine()
 		t.mu.Unlock()
 		close(t.end)
 	})
@@ -169,20 +170,38 @@ func (t *teller) talk() {
 // last shows the last status of the attempt.
 func (t *teller) last(ctx context.Context, m Message) {
 	t.mu.Lock()
-	s, entry, lost := t.latest, t.entry, t.lost
+	s, entry, stored, lost := t.latest, t.entry, t.stored, t.lost
 	t.mu.Unlock()
 	if entry == "" && (lost || s.State.Final() || s.State == Pending) {
 		t.abandon(m) // it did not become durable, or is somebody else's
 		return
 	}
 	if entry != "" {
-		if there, err := t.r.Store.IsScheduled(ctx, outbox, entry); err == nil && !there {
+		if there, err := t.r.Store.IsScheduled(ctx, outbox, entry); err == nil && !there && !t.r.restore(ctx, stored, entry) {
 			leave(m) // somebody else has told it
 			return
 		}
 	}
 	m.Show(s)
-	t.r.closeMessage(ctx, m, t.rec.ID, entry)
+	if t.r.closeMessage(ctx, m, t.rec.ID, entry) != nil && entry != "" {
+		t.r.restore(ctx, stored, entry)
+	}
+}
+
+// restore puts a record and its outbox entry back that Redis has lost, and says whether it was so:
+// only this process still knows what is to be told.
+func (r *Runner) restore(ctx context.Context, stored record, entry string) bool {
+	ctx, cancel := detached(ctx)
+	defer cancel()
+	// Every record has a token: where there is one, nothing was lost.
+	lost, err := r.Store.PutUnless(ctx, recordKey(stored.ID), "token", finals, recordKey(stored.ID), stored, queue.Retention)
+	if err == nil && lost {
+		err = r.Store.Schedule(ctx, outbox, entry, r.Env.Now().Add(tellAgain))
+	}
+	if err != nil {
+		r.Log.Warn("a state may never be shown: Redis has lost it", "op", stored.ID, "err", err)
+	}
+	return err == nil && lost
 }
 
 // abandon leaves a message to whoever has the operation now. Something of this process may just have
