@@ -140,6 +140,7 @@ func TestDecidedAgainst(t *testing.T) {
 }
 
 func TestExpires(t *testing.T) {
+	t.Parallel()
 	h := pizzaHouse(t, func(r *ops.Runner) { r.ApprovalTTL = 50 * time.Millisecond })
 	h.ask(t, "op1")
 	got := h.final(t, "op1")

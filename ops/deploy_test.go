@@ -196,6 +196,7 @@ func TestNoRegistry(t *testing.T) {
 }
 
 func TestNewestPushWaitsInPlaceOfOlderOnes(t *testing.T) {
+	t.Parallel()
 	swarm := newFakeSwarm(linked("pizza", 1), linked("pasta", 1))
 	pasta := swarm.services["pasta"]
 	pasta.Labels = map[string]string{ops.LabelRepo: "https://git.example/acme/pasta"}

@@ -13,6 +13,7 @@ import (
 // TestRedisEmptiedWhileItRuns: the process that runs an operation has all it needs to follow it to
 // the end, and keeps what it does in Redis again.
 func TestRedisEmptiedWhileItRuns(t *testing.T) {
+	t.Parallel()
 	swarm := newFakeSwarm(linked("pizza", 1))
 	swarm.rolled = rolling
 	h := startHouse(t, swarm)
@@ -31,6 +32,7 @@ func TestRedisEmptiedWhileItRuns(t *testing.T) {
 
 // TestRedisEmptiedWhileItWaits: what waited for an approval is told to be gone, and its buttons with it.
 func TestRedisEmptiedWhileItWaits(t *testing.T) {
+	t.Parallel()
 	h := pizzaHouse(t)
 	h.ask(t, "op1")
 	if err := h.Store.Client().FlushAll(t.Context()).Err(); err != nil {
@@ -48,6 +50,7 @@ func TestRedisEmptiedWhileItWaits(t *testing.T) {
 // TestEndIsDurableBeforeItIsTold: while the message is on its way, nothing of the operation is left
 // to be done again, and no lock is held.
 func TestEndIsDurableBeforeItIsTold(t *testing.T) {
+	t.Parallel()
 	h := startHouse(t, newFakeSwarm(ops.Service{Name: "pizza", Replicas: 3}))
 	telling, goOn := make(chan struct{}), make(chan struct{})
 	h.recorder.mu.Lock()
@@ -86,6 +89,7 @@ func TestEndIsDurableBeforeItIsTold(t *testing.T) {
 
 // TestRedisEmptiedBeforeTheEndIsTold: the process that could not show the end does not forget it.
 func TestRedisEmptiedBeforeTheEndIsTold(t *testing.T) {
+	t.Parallel()
 	h := startHouse(t, newFakeSwarm(ops.Service{Name: "pizza", Replicas: 3}))
 	var tries atomic.Int32
 	h.recorder.mu.Lock()

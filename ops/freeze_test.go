@@ -57,6 +57,7 @@ func TestFrozenPushWaitsAndTheNewestIsDeployed(t *testing.T) {
 
 // TestNobodyGivesWayToWhatIsNotDone: what is refused, or only planned, is in no push's way.
 func TestNobodyGivesWayToWhatIsNotDone(t *testing.T) {
+	t.Parallel()
 	swarm := newFakeSwarm(linked("pizza", 1))
 	h := startHouse(t, swarm, func(r *ops.Runner) { r.Authoriser = notEve{} })
 	h.source.heads = map[string]string{"": pushOf(7).After}

@@ -269,6 +269,7 @@ func TestJoinFails(t *testing.T) {
 // TestJoinClickedByTwo: a hundred joins, each approved twice at once on two
 // replicas, are a hundred joins.
 func TestJoinClickedByTwo(t *testing.T) {
+	t.Parallel()
 	redis := kept(t)
 	swarm := newFakeSwarm()
 	one, two := startOn(t, redis, swarm), startOn(t, redis, swarm)

@@ -280,6 +280,7 @@ func TestAppLinkedAMomentAgo(t *testing.T) {
 // TestAcceptedWhileDockerIsAway: a push that is taken by what was known waits for
 // Docker, instead of failing.
 func TestAcceptedWhileDockerIsAway(t *testing.T) {
+	t.Parallel()
 	swarm := newFakeSwarm(linked("pizza", 1))
 	h := startHouse(t, swarm)
 	h.final(t, h.push(t, pushOf(1)).Jobs[0].ID)

@@ -165,6 +165,7 @@ func TestStampede(t *testing.T) {
 // TestOldDeliveryWhileTheForgeIsSlow: a delivery without a time, of more pushes ago than
 // are remembered, is not deployed because nobody can tell.
 func TestOldDeliveryWhileTheForgeIsSlow(t *testing.T) {
+	t.Parallel()
 	const newest = 30
 	swarm := newFakeSwarm(linked("pizza", 1))
 	h, f := behind(t, swarm, commit(newest))
@@ -198,6 +199,7 @@ func TestOldDeliveryWhileTheForgeIsSlow(t *testing.T) {
 // TestNewerPushNeverWaitsForTheForge: what is plainly newer is taken at once, also beside an
 // app for which it is not plain.
 func TestNewerPushNeverWaitsForTheForge(t *testing.T) {
+	t.Parallel()
 	pizza, pasta := linked("pizza", 1), linked("pasta", 1)
 	pasta.Labels[ops.LabelReleases] = fmt.Sprintf(`[{"number":1,"image":"i","commit":%q}]`, commit(900))
 	swarm := newFakeSwarm(pizza, pasta)

@@ -67,6 +67,7 @@ func TestDrainWaits(t *testing.T) {
 }
 
 func TestDrainDoesNotEnd(t *testing.T) {
+	t.Parallel()
 	swarm := newFakeSwarm(ops.Service{Name: "pizza", Replicas: 3})
 	swarm.tasks = func(s ops.Service) []ops.Task {
 		return []ops.Task{task(1, "running", "", 0), task(2, "running", "", 0), task(3, "running", "", 0)}

@@ -33,6 +33,7 @@ func prunable(t *testing.T, change ...func(*ops.Runner)) *house {
 // TestPruneStartsTheRegistryAgain: whatever call of a prune is not answered for a moment, or took
 // effect without an answer, the registry runs afterwards.
 func TestPruneStartsTheRegistryAgain(t *testing.T) {
+	t.Parallel()
 	for _, call := range []string{"UpdateService", "CreateService", "RemoveService", "Service", "Services", "Tasks"} {
 		for _, lost := range []bool{false, true} {
 			if read := call == "Service" || call == "Services" || call == "Tasks"; read && lost {
@@ -59,6 +60,7 @@ func TestPruneStartsTheRegistryAgain(t *testing.T) {
 }
 
 func TestPruneSaysThatTheRegistryIsStopped(t *testing.T) {
+	t.Parallel()
 	h := prunable(t, func(r *ops.Runner) { r.Env.DeployTimeout = 500 * time.Millisecond })
 	h.swarm.fail(awayTimes("UpdateService", 1, 1000), nil)
 	got := h.does(t, "go", &ops.RegistryPrune{Keep: 1})
@@ -109,6 +111,7 @@ func TestPruneKeepsWhatRollbackNeeds(t *testing.T) {
 }
 
 func TestRegistrySetupWhileDockerIsAway(t *testing.T) {
+	t.Parallel()
 	for _, call := range []string{"Service", "Tasks", "Nodes"} {
 		t.Run(call, func(t *testing.T) {
 			swarm := newFakeSwarm()
@@ -121,6 +124,7 @@ func TestRegistrySetupWhileDockerIsAway(t *testing.T) {
 
 // TestRemoveNodeWhileManagersElect: each step of it outlives an election.
 func TestRemoveNodeWhileManagersElect(t *testing.T) {
+	t.Parallel()
 	for call, after := range map[string]int{"RemoveNode": 0, "UpdateNode": 1} {
 		for _, lost := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, lost %t", call, lost), func(t *testing.T) {

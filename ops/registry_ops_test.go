@@ -585,6 +585,7 @@ func TestMigrateTakesWhatRuns(t *testing.T) {
 }
 
 func TestMigrateGoesOnAfterAKill(t *testing.T) {
+	t.Parallel()
 	swarm := newFakeSwarm(ops.Service{Name: "a", Replicas: 1, Image: "a:1"}, ops.Service{Name: "b", Replicas: 1, Image: "b:1"}, ops.Service{Name: "c", Replicas: 1, Image: "c:1"})
 	swarm.local = map[string]bool{"docker.io/library/a:1": true, "docker.io/library/b:1": true, "docker.io/library/c:1": true}
 	redis := kept(t)

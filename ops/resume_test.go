@@ -25,6 +25,7 @@ func toApprove(name string) ops.Service {
 
 // TestStoppedWhileItAsks: Waggle stops while the message that asks is posted.
 func TestStoppedWhileItAsks(t *testing.T) {
+	t.Parallel()
 	redis := kept(t)
 	swarm := newFakeSwarm(toApprove("pizza"))
 	first := startOn(t, redis, swarm)
@@ -132,6 +133,7 @@ func scaledAndStopped(t *testing.T, redis *store.Embedded) *fakeSwarm {
 
 // TestResumedWhileDockerIsAway: whether it worked is seen later, not denied.
 func TestResumedWhileDockerIsAway(t *testing.T) {
+	t.Parallel()
 	redis := kept(t)
 	swarm := scaledAndStopped(t, redis)
 
@@ -146,6 +148,7 @@ func TestResumedWhileDockerIsAway(t *testing.T) {
 
 // TestResumedWatchIsInNobodysWay: what is written is only watched, whoever holds the app's lock.
 func TestResumedWatchIsInNobodysWay(t *testing.T) {
+	t.Parallel()
 	redis := kept(t)
 	swarm := scaledAndStopped(t, redis)
 

@@ -8,6 +8,7 @@ import (
 
 // TestScaleTwiceAtOnce: the second takes over while the first is only watched.
 func TestScaleTwiceAtOnce(t *testing.T) {
+	t.Parallel()
 	swarm := newFakeSwarm(ops.Service{Name: "pizza", Replicas: 3})
 	swarm.tasks = func(s ops.Service) []ops.Task { return swarm.spread(s)[:3] } // none starts
 	h := startHouse(t, swarm)
@@ -25,6 +26,7 @@ func TestScaleTwiceAtOnce(t *testing.T) {
 
 // TestActivateWhileDraining: the command that takes a drain back need not wait for its end.
 func TestActivateWhileDraining(t *testing.T) {
+	t.Parallel()
 	swarm := newFakeSwarm(ops.Service{Name: "pizza", Replicas: 3})
 	swarm.tasks = func(ops.Service) []ops.Task { // none leaves
 		return []ops.Task{task(1, "running", "", 0), task(2, "running", "", 0), task(3, "running", "", 0)}
