@@ -54,7 +54,7 @@ var statuses = map[string]ops.Status{
 	"working-steps": push(ops.Working, func(s *ops.Status) {
 		s.Steps = []ops.Step{{Name: "clone", Detail: "1a2b3c4", State: ops.Done, Took: 800 * time.Millisecond},
 			{Name: "build", Detail: "step 3 of 7: RUN go build", State: ops.Working}}
-		s.Note = "Waggle stopped in the middle of this; taken up again."
+		s.Note = "Waggle was interrupted; resuming."
 	}),
 	"working-update": push(ops.Working, func(s *ops.Status) {
 		s.Steps = []ops.Step{{Name: "clone", State: ops.Done, Took: time.Second}, {Name: "build", State: ops.Done, Took: 41 * time.Second},
@@ -91,7 +91,7 @@ var statuses = map[string]ops.Status{
 		s.Err = ops.Errorf(ops.NotFound, "There is no app \"piza\" in this swarm").Then("Did you mean `pizza`?")
 	}),
 	"superseded": push(ops.Superseded, func(s *ops.Status) {
-		s.Err = ops.Errorf(ops.Canceled, "A newer push took its place before it began")
+		s.Err = ops.Errorf(ops.Canceled, "Superseded by a newer push")
 	}),
 	"pending": status(ops.Pending, func(s *ops.Status) {
 		s.Plan = ops.Plan{Diffs: []ops.Diff{{What: "replicas", From: "3", To: "0"}}, Approval: "it stops pizza", Undo: "/scale pizza 3"}

@@ -39,7 +39,7 @@ func TestRedisEmptiedWhileItWaits(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := h.final(t, "op1")
-	if got.State != ops.Expired || got.Err.Sentence != "Redis was emptied, and this request with it" || !strings.Contains(got.Err.Next, "Run the command again") || got.Token != "" {
+	if got.State != ops.Expired || got.Err.Sentence != "Redis lost its data, and this request with it" || !strings.Contains(got.Err.Next, "Run the command again") || got.Token != "" {
 		t.Errorf("%s %+v, token %q", got.State, got.Err, got.Token)
 	}
 	if n := len(h.swarm.changes()); n > 0 {

@@ -36,8 +36,8 @@ const awayPause = time.Second
 const awayPlans = 3
 
 // persevere is execute. Once something may have been changed, a part that does not answer is no
-// verdict: what a crash at this place would need is done, the operation is planned again, recognised
-// in the swarm and followed, until its deadline.
+// verdict. It is handled like a crash here: plan again, recognise the change in the swarm, follow it,
+// until the deadline.
 func (r *Runner) persevere(ctx context.Context, run *Run) error {
 	var deadline time.Time // from when it had begun on
 	for try := 1; ; try++ {
@@ -235,9 +235,8 @@ func jsonText(v any) string {
 	return string(b)
 }
 
-// applyingKey names the operation that may be changing what a lock stands for. The lock ends with
-// its process; this stays until the operation has come to its end, so that nothing is built on a
-// change of which nobody knows how far it came.
+// applyingKey is a barrier: it names the operation that may have changed a target and has not ended.
+// It outlives the lock, which ends with its process, so nothing is built on a half-known change.
 func applyingKey(lock string) string { return "applying:" + lock }
 
 // unsettled returns the operation that may be changing what a lock stands for, other than run; false

@@ -75,7 +75,7 @@ type EffectState int
 const (
 	EffectNone       EffectState = iota // not there: it is still to be written
 	EffectCurrent                       // there, and the newest of its kind
-	EffectSuperseded                    // it was there, or was about to be, and something newer is now
+	EffectSuperseded                    // replaced by something newer
 	EffectTakenBack                     // it was there, and the swarm has gone back
 )
 

@@ -25,7 +25,7 @@ type record struct {
 	State   State  `json:"state"`
 	Message string `json:"message,omitempty"` // the message's name, of a record of an earlier version
 	Begun   int    `json:"begun"`             // how often an attempt has begun
-	// Open says that the last attempt, by the process Worker, has not ended in good order.
+	// Open says that the last attempt, by the process Worker, did not end cleanly.
 	Open    bool   `json:"open,omitempty"`
 	Worker  string `json:"worker,omitempty"`
 	Crashes int    `json:"crashes,omitempty"` // how many attempts ended because the process died

@@ -141,7 +141,7 @@ func (s Service) effectOf(op string, a *attempt, written bool, releases []Releas
 		case i > 0:
 			return Effect{EffectSuperseded, releases[0].describe()}
 		case s.Image != r.Image:
-			return Effect{EffectSuperseded, "another hand, which set the image " + withoutDigest(s.Image)}
+			return Effect{EffectSuperseded, "a change outside Waggle: image " + withoutDigest(s.Image)}
 		default:
 			return Effect{State: EffectCurrent}
 		}

@@ -23,7 +23,7 @@ const (
 
 // Request is one operation that somebody asked for, as it is kept in Redis.
 type Request struct {
-	// Format is of this JSON and of the record's, see recordFormat.
+	// Format is the version of this JSON, see recordFormat.
 	Format int `json:"format,omitempty"`
 	// ID is the same when the same thing is asked twice: the second is a duplicate.
 	ID    string          `json:"id"`
@@ -38,15 +38,15 @@ type Request struct {
 	DryRun  bool      `json:"dry_run,omitempty"`
 	At      time.Time `json:"at"`
 	Seq     int64     `json:"seq,omitempty"` // order of the Preparers of one target
-	// Asked is set for a Preparer that somebody asked for until it is known that it is to
-	// be done: older ones do not give way to it before.
+	// Asked marks a manual deploy that was not admitted yet (authorised and planned): until then
+	// it supersedes nothing.
 	Asked bool `json:"asked,omitempty"`
 }
 
 func recordKey(id string) string { return "op:" + id }
 
-// What is changed in one step with the queue of deploys: the braces, which are in
-// the names of its keys too, have a Redis cluster keep all of it in one place.
+// What is changed in one step with the queue of deploys. {deploys} is a hash tag, as in the queue's
+// own keys: a Redis cluster keeps all of it in one slot.
 func newestKey(target string) string { return "newest:{deploys}:" + target } // the highest Seq of a target
 func countsKey(target string) string { return "counts:{deploys}:" + target } // the highest of what is to be done
 func pushesKey(app string) string    { return "pushes:{deploys}:" + app }
@@ -361,7 +361,7 @@ func (r *Runner) newRun(w *recordWriter, req Request) *Run {
 func (r *Runner) begin(ctx context.Context, run *Run) error {
 	rec := run.w.record()
 	if rec.State == Working {
-		run.Note("Waggle stopped in the middle of this; taken up again.")
+		run.Note("Waggle was interrupted; resuming.")
 	}
 	crashed := rec.Open && rec.Worker != r.name
 	if crashed {
@@ -381,7 +381,7 @@ func (r *Runner) begin(ctx context.Context, run *Run) error {
 
 // interrupted puts an operation back in good order, so that it does not count as a crash.
 func (r *Runner) interrupted(ctx context.Context, run *Run) error {
-	run.Note("Waggle is stopping; another process goes on with this, or this one after its restart.")
+	run.Note("Waggle is restarting; this resumes by itself.")
 	ctx, cancel := detached(ctx)
 	defer cancel()
 	if err := run.w.write(ctx, func(rec *record) { rec.Open = false }, inFlight(run.ID)); err != nil {
@@ -547,7 +547,7 @@ func (r *Runner) takeTurn(ctx context.Context, run *Run) (context.Context, func(
 		return ctx, nil, &notYet{}
 	}
 	if newest > run.Seq {
-		return ctx, nil, Errorf(Canceled, "A newer push took its place before it was rolled out")
+		return ctx, nil, Errorf(Canceled, "Superseded by a newer push")
 	}
 	if h, ok := run.op.(Holder); ok && (rec.Begun == 0 || rec.State == Pending || rec.State == Waiting) {
 		why, err := h.Hold(ctx, run)
@@ -563,14 +563,14 @@ func (r *Runner) takeTurn(ctx context.Context, run *Run) (context.Context, func(
 	}
 	turn, err := r.Store.Lock(ctx, "turn:"+target, r.claim(run))
 	if held := new(store.HeldError); errors.As(err, &held) {
-		return ctx, nil, &notYet{fmt.Sprintf("waits for the deploy of %s, which began %s", held.Owner, held.Since.UTC().Format("15:04:05 UTC"))}
+		return ctx, nil, &notYet{fmt.Sprintf("waits for the deploy of %s, which began %s", held.Owner, clockTime(held.Since))}
 	} else if err != nil {
 		return ctx, nil, &notYet{}
 	}
 	// Again, now that nobody else can begin: since the first look this process may have slept.
 	newest, err = r.Store.Raise(ctx, countsKey(target), run.Seq, queue.Retention)
 	if err == nil && newest > run.Seq {
-		err = Errorf(Canceled, "A newer push took its place before it was rolled out")
+		err = Errorf(Canceled, "Superseded by a newer push")
 	} else if err != nil {
 		err = &notYet{}
 	}

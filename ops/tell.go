@@ -13,9 +13,8 @@ import (
 	"waggle/ops/store"
 )
 
-// What is told is durable first. A record's state that people have to see and its entry in the
-// outbox are written in one step; whoever shows it, on any replica, takes the entry out. So it is
-// told at least once, however long Slack or a forge is away, and nothing waits for them.
+// A transactional outbox: a message is stored in one step with the state that it reports, and sent at
+// least once, by any replica, however long Slack or a forge is away. Nothing waits for them.
 
 const (
 	outbox = "outbox" // entries by when they are due
@@ -62,8 +61,8 @@ func (r *Runner) messageRef(ctx context.Context, rec record) (string, error) {
 	return ref, err
 }
 
-// open opens an operation's message for whoever holds its tell lease. again says that somebody may
-// have posted it without having been able to say so.
+// open opens an operation's message for whoever holds its tell lease. again says that an earlier
+// attempt may have posted it and died before it had stored its name.
 func (r *Runner) open(ctx context.Context, rec record, again bool) (Message, error) {
 	req := rec.Request
 	ref, err := r.messageRef(ctx, rec)
@@ -380,7 +379,8 @@ func (r *Runner) showStored(ctx context.Context, rec record, entry string) error
 	return r.closeMessage(ctx, m, rec.ID, entry)
 }
 
-// remembered is what this process has people wait for: should Redis be emptied, nobody else knows of them.
+// remembered are the operations that this process has parked or requeued, to report them if Redis
+// loses its data: nobody else knows of them.
 type remembered struct {
 	mu  sync.Mutex
 	all map[string]Status
@@ -430,7 +430,7 @@ func (a *remembered) list() map[string]Status {
 	return out
 }
 
-// tellGone ends in people's sight what waited in a Redis that has lost it.
+// tellGone ends and reports operations whose record Redis has lost.
 func (r *Runner) tellGone(ctx context.Context) error {
 	for id, s := range r.remembered.list() {
 		rec, err := r.read(ctx, id)
@@ -454,7 +454,7 @@ func (r *Runner) tellGone(ctx context.Context) error {
 			run := r.newRun(w, req)
 			s.Decision, s.Token = r.byTheClock(), ""
 			run.status = s
-			r.conclude(run, Errorf(Canceled, "Redis was emptied, and this request with it").Then("Nothing was changed. Run the command again."))
+			r.conclude(run, Errorf(Canceled, "Redis lost its data, and this request with it").Then("Nothing was changed. Run the command again."))
 			err = r.finish(ctx, run)
 			w.lease.Release()
 			if err != nil {

@@ -328,7 +328,7 @@ func TestAppsSideBySideNewestFirst(t *testing.T) {
 	b.sees(ada, "pasta runs release 1 ("+fast[:7]+")")
 	b.sees(ada, "pizza runs release 1 ("+first[:7]+")")
 	b.sees(ada, "pizza runs release 2 ("+third[:7]+")")
-	b.sees(ada, "A newer push took its place before it began")
+	b.sees(ada, "Superseded by a newer push")
 	for _, r := range b.releases("pizza") {
 		if r.Commit == second {
 			t.Error("the push that was replaced was deployed")

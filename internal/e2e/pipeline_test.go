@@ -103,7 +103,7 @@ func TestFreezeAndApproval(t *testing.T) {
 	b.say(linus, "/swarm pending") // what was refused is in nobody's way
 	contains(t, "what waits", b.sees(linus, "1 under way").Plain(), first[:7], "are frozen by @ada", "`/swarm cancel deploy-pizza-"+first[:7])
 	second := b.push(repo, b.dockerfile("2"), "Add olives")
-	b.sees(ada, "A newer push took its place before it began")
+	b.sees(ada, "Superseded by a newer push")
 	b.sees(ada, "pizza "+second[:7])
 	b.say(ada, "/unfreeze all")
 	b.sees(ada, "Deploys of all apps go on")
