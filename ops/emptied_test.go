@@ -2,6 +2,7 @@ package ops_test
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -44,6 +45,11 @@ func TestRedisEmptiedWhileItWaits(t *testing.T) {
 	}
 	if n := len(h.swarm.changes()); n > 0 {
 		t.Errorf("%d updates", n)
+	}
+	h.recorder.mu.Lock()
+	defer h.recorder.mu.Unlock()
+	if want := []string{"op1 ", "op1 message-1"}; !slices.Equal(h.opened, want) {
+		t.Errorf("opened %q, want %q: the message with the buttons is the one to change", h.opened, want)
 	}
 }
 

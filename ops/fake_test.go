@@ -499,6 +499,7 @@ type recorder struct {
 	mu      sync.Mutex
 	all     []ops.Status
 	changed chan struct{}
+	opened  []string              // which operation, and the name that its message was opened by
 	closing func(id string)       // before a Close of that operation's message returns
 	refuses func(id string) error // what that returns
 }
@@ -506,6 +507,9 @@ type recorder struct {
 func newRecorder() *recorder { return &recorder{changed: make(chan struct{}, 1)} }
 
 func (r *recorder) Open(req ops.Request, ref string, save func(string)) ops.Message {
+	r.mu.Lock()
+	r.opened = append(r.opened, req.ID+" "+ref)
+	r.mu.Unlock()
 	if ref == "" {
 		save("message-1")
 	}

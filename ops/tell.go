@@ -63,7 +63,7 @@ func (r *Runner) messageRef(ctx context.Context, rec record) (string, error) {
 
 // open opens an operation's message for whoever holds its tell lease. again says that an earlier
 // attempt may have posted it and died before it had stored its name.
-func (r *Runner) open(ctx context.Context, rec record, again bool) (Message, error) {
+func (r *Runner) open(ctx context.Context, rec record, again bool, noted func(ref string)) (Message, error) {
 	req := rec.Request
 	ref, err := r.messageRef(ctx, rec)
 	if err != nil {
@@ -72,7 +72,9 @@ func (r *Runner) open(ctx context.Context, rec record, again bool) (Message, err
 	if ref == "" && again {
 		ref = MaybePosted
 	}
+	noted(ref)
 	return r.Reporter.Open(req, ref, func(ref string) {
+		noted(ref)
 		ctx, cancel := detached(ctx)
 		defer cancel()
 		if err := r.Store.Put(ctx, messageKey(req.ID), ref, queue.Retention); err != nil {
@@ -95,6 +97,7 @@ type teller struct {
 	latest  Status
 	entry   string        // that latest is in the outbox as, once finished
 	stored  record        // with latest, then
+	ref     string        // the Reporter's name of the message
 	lost    bool          // somebody else had the operation by then
 	changed chan struct{} // holds one token
 	end     chan struct{}
@@ -134,13 +137,29 @@ func (t *teller) finish(entry string, stored record) {
 	})
 }
 
+func (t *teller) named(ref string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.ref = ref
+}
+
+// name is the Reporter's name of the message, as far as this attempt knows it.
+func (t *teller) name() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.ref == MaybePosted {
+		return ""
+	}
+	return t.ref
+}
+
 func (t *teller) talk() {
 	lease := t.lock()
 	if lease == nil {
 		return // the outbox has what counts
 	}
 	defer lease.Release()
-	m, err := t.r.open(lease.Context(), t.rec, t.again)
+	m, err := t.r.open(lease.Context(), t.rec, t.again, t.named)
 	if err != nil {
 		t.r.Log.Warn("how an operation goes cannot be shown", "op", t.rec.ID, "err", err)
 		return
@@ -177,13 +196,13 @@ func (t *teller) last(ctx context.Context, m Message) {
 	}
 	if entry != "" {
 		if there, err := t.r.Store.IsScheduled(ctx, outbox, entry); err == nil && !there && !t.r.restore(ctx, stored, entry) {
-			leave(m) // somebody else has told it
+			t.abandon(m) // somebody else has told it
 			return
 		}
 	}
 	m.Show(s)
-	if t.r.closeMessage(ctx, m, t.rec.ID, entry) != nil && entry != "" {
-		t.r.restore(ctx, stored, entry)
+	if t.r.closeMessage(ctx, m, t.rec.ID, entry) != nil && entry != "" && !t.r.restore(ctx, stored, entry) {
+		t.tellAgain()
 	}
 }
 
@@ -207,6 +226,11 @@ func (r *Runner) restore(ctx context.Context, stored record, entry string) bool 
 // been shown over what the other has shown: that is shown once more.
 func (t *teller) abandon(m Message) {
 	leave(m)
+	t.tellAgain()
+}
+
+// tellAgain has what the record says shown once more.
+func (t *teller) tellAgain() {
 	ctx, cancel := detached(t.r.life)
 	defer cancel()
 	rec, err := t.r.read(ctx, t.rec.ID)
@@ -371,7 +395,7 @@ func (r *Runner) showStored(ctx context.Context, rec record, entry string) error
 		}
 		s.Err = &e
 	}
-	m, err := r.open(ctx, rec, true)
+	m, err := r.open(ctx, rec, true, func(string) {})
 	if err != nil {
 		return err
 	}
@@ -385,6 +409,7 @@ type remembered struct {
 	mu  sync.Mutex
 	all map[string]Status
 	of  map[string]Request
+	by  map[string]*teller
 	at  map[string]time.Time // when this process last had it
 }
 
@@ -393,8 +418,12 @@ func (r *Runner) remember(run *Run) {
 	defer r.remembered.mu.Unlock()
 	if r.remembered.all == nil {
 		r.remembered.all, r.remembered.of, r.remembered.at = map[string]Status{}, map[string]Request{}, map[string]time.Time{}
+		r.remembered.by = map[string]*teller{}
 	}
 	r.remembered.at[run.ID] = r.Env.Now()
+	if last := r.remembered.by[run.ID]; last == nil || run.message.name() != "" || last.name() == "" {
+		r.remembered.by[run.ID] = run.message
+	}
 	r.remembered.all[run.ID], r.remembered.of[run.ID] = run.snapshot(), run.Request
 }
 
@@ -404,6 +433,7 @@ func (a *remembered) forget(id string) {
 	delete(a.all, id)
 	delete(a.of, id)
 	delete(a.at, id)
+	delete(a.by, id)
 }
 
 func (a *remembered) touch(id string, now time.Time) {
@@ -445,12 +475,13 @@ func (r *Runner) tellGone(ctx context.Context) error {
 			}
 		case errors.Is(err, store.ErrNotFound):
 			r.remembered.mu.Lock()
-			req := r.remembered.of[id]
+			req, by := r.remembered.of[id], r.remembered.by[id]
 			r.remembered.mu.Unlock()
 			w, err := r.take(ctx, req)
 			if w == nil || err != nil {
 				continue
 			}
+			w.rec.Message = by.name() // Redis has lost that, too
 			run := r.newRun(w, req)
 			s.Decision, s.Token = r.byTheClock(), ""
 			run.status = s
