@@ -336,12 +336,13 @@ func (r *Runner) attempt(ctx context.Context, w *recordWriter) error {
 	case errors.As(err, &wait):
 		return r.wait(ctx, run, rec, wait.why)
 	case errors.Is(err, errRedis) && !run.DryRun:
-		_ = r.interrupted(ctx, run)
+		r.interrupted(ctx, run, "Can't reach Redis. Nothing was changed; retrying.")
 		return queue.ErrBusy // what Redis does not take is no verdict
 	case errors.Is(err, store.ErrLost), errors.Is(err, store.ErrFinal):
 		return err
 	case errors.Is(err, queue.ErrInterrupted):
-		return r.interrupted(ctx, run)
+		r.interrupted(ctx, run, "Waggle is restarting; this resumes by itself.")
+		return queue.ErrInterrupted
 	case r.stillAway(ctx, run, err):
 		return r.waitForAway(ctx, run, err)
 	}
@@ -379,15 +380,14 @@ func (r *Runner) begin(ctx context.Context, run *Run) error {
 	return err
 }
 
-// interrupted puts an operation back in good order, so that it does not count as a crash.
-func (r *Runner) interrupted(ctx context.Context, run *Run) error {
-	run.Note("Waggle is restarting; this resumes by itself.")
+// interrupted ends an attempt cleanly, so that it does not count as a crash.
+func (r *Runner) interrupted(ctx context.Context, run *Run, note string) {
+	run.Note(note)
 	ctx, cancel := detached(ctx)
 	defer cancel()
 	if err := run.w.write(ctx, func(rec *record) { rec.Open = false }, inFlight(run.ID)); err != nil {
-		run.Log.Info("an interrupted operation could not be put back in good order", "err", err)
+		run.Log.Info("an interrupted attempt may count as a crash", "err", err)
 	}
-	return queue.ErrInterrupted
 }
 
 // finish makes the final state durable, with its audit entry and everything that is to be told,
