@@ -158,7 +158,9 @@ func (r *Runner) mayApply(ctx context.Context, run *Run) error {
 	for _, lock := range run.locks {
 		barrier = append(barrier, store.Command{Do: "SET", Name: applyingKey(lock), Args: []any{jsonText(run.ID), "EX", int64(queue.Retention.Seconds())}})
 	}
+	plan := run.snapshot().Plan
 	err := run.w.writeUnless(ctx, cancelKey(run.ID), func(rec *record) {
+		rec.Planned = &plan
 		rec.Applying, rec.Locks, rec.Away = true, run.locks, time.Time{}
 	}, append(barrier, inFlight(run.ID))...)
 	switch {
@@ -279,12 +281,26 @@ func (r *Run) plan(ctx context.Context) error {
 	if down := r.targetDown(ctx); down != "" && !slices.Contains(plan.Warnings, down) {
 		plan.Warnings = append(plan.Warnings, down)
 	}
+	if before := r.w.record().Planned; r.resumed && before != nil && r.written(plan) {
+		plan.Diffs, plan.Undo = before.Diffs, before.Undo // the swarm shows what it is now
+	}
 	r.update(func(s *Status) {
 		if s.Plan = plan; s.Note == r.awayNote {
 			s.Note = ""
 		}
 	})
 	return nil
+}
+
+// written says whether an earlier attempt has written the change, as far as a plan on the swarm of now
+// shows it.
+func (r *Run) written(plan Plan) bool {
+	if rec, ok := r.op.(Recognizer); ok {
+		state := rec.Effect().State
+		return state == EffectCurrent || state == EffectTakenBack
+	}
+	changes := func(d Diff) bool { return d.From != d.To }
+	return r.applied || len(plan.Diffs) > 0 && !slices.ContainsFunc(plan.Diffs, changes)
 }
 
 // targetDown says that the app that is changed has its only node away, "" when that

@@ -36,6 +36,7 @@ type record struct {
 	Round    int       `json:"round,omitempty"`
 	Approved *Decision `json:"approved,omitempty"` // of that plan
 	Applying bool      `json:"applying,omitempty"` // it may have changed something, so it cannot be called off any more
+	Planned  *Plan     `json:"planned,omitempty"`  // what Applying is about
 	Applied  bool      `json:"applied,omitempty"`  // the change is written: it is only followed, never written again
 	Locks    []string  `json:"locks,omitempty"`    // what nobody else may change until it has come to its end, see unsettled
 	Changed  []string  `json:"changed,omitempty"`  // what it has changed, with Applied

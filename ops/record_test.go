@@ -23,7 +23,7 @@ func storedRecord() record {
 		Request: Request{Format: recordFormat, ID: "cmd-1", Kind: "scale", Op: json.RawMessage(`{"app":"pizza","replicas":30}`), Actor: ada, Title: "scale pizza 30",
 			Channel: "C0DEPLOYS", Reply: `{"user":"U0ADA"}`, DryRun: true, At: at, Seq: 7, Asked: true},
 		Token: 1764237600000000, State: Pending, Message: "C0DEPLOYS/1.2", Begun: 2, Open: true, Worker: "w", Crashes: 1, Plan: &plan, Deadline: at.Add(time.Hour), Round: 3,
-		Approved: &decision, Applying: true, Applied: true, Locks: []string{"app/pizza"}, Changed: []string{"app/pizza"}, Note: "a note", Away: at, Told: 4,
+		Approved: &decision, Applying: true, Planned: &plan, Applied: true, Locks: []string{"app/pizza"}, Changed: []string{"app/pizza"}, Note: "a note", Away: at, Told: 4,
 		Status: &Status{ID: "cmd-1", Kind: "scale", Target: "pizza", Title: "scale pizza 30", Actor: ada, State: Failure, Began: at, Took: time.Second, Plan: plan, Decision: &decision,
 			Steps: []Step{{Name: "update", Detail: "d", State: Done, Began: at, Took: time.Second}}, Replicas: &Replicas{Wanted: 3, Running: 2, Nodes: []NodeCount{{"n1", 2}}, Problems: []Problem{{1, "n2", "no"}}},
 			Err: &Error{Code: Failed, Sentence: "failed", Next: "next", Log: "log"}},

@@ -69,6 +69,9 @@ func (r *Runner) open(ctx context.Context, rec record, again bool, noted func(re
 	if err != nil {
 		return nil, err
 	}
+	if ref == "" {
+		ref = r.remembered.name(rec.ID) // Redis may have lost it
+	}
 	if ref == "" && again {
 		ref = MaybePosted
 	}
@@ -444,6 +447,17 @@ func (a *remembered) touch(id string, now time.Time) {
 	}
 }
 
+// name is the Reporter's name of an operation's message, as far as this process knows it.
+func (a *remembered) name(id string) string {
+	a.mu.Lock()
+	by := a.by[id]
+	a.mu.Unlock()
+	if by == nil {
+		return ""
+	}
+	return by.name()
+}
+
 func (a *remembered) last(id string) time.Time {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -475,17 +489,24 @@ func (r *Runner) tellGone(ctx context.Context) error {
 			}
 		case errors.Is(err, store.ErrNotFound):
 			r.remembered.mu.Lock()
-			req, by := r.remembered.of[id], r.remembered.by[id]
+			req := r.remembered.of[id]
 			r.remembered.mu.Unlock()
 			w, err := r.take(ctx, req)
 			if w == nil || err != nil {
 				continue
 			}
-			w.rec.Message = by.name() // Redis has lost that, too
 			run := r.newRun(w, req)
-			s.Decision, s.Token = r.byTheClock(), ""
+			next := "Nothing was changed. Run the command again."
+			if op, err := r.decode(req); err == nil {
+				if d, ok := op.(*Deploy); ok && !d.Hand {
+					next = fmt.Sprintf("Nothing was changed. `/deploy %s` deploys it.", d.App)
+				}
+			}
+			s.Decision, s.Token, s.Note = nil, "", ""
 			run.status = s
-			r.conclude(run, Errorf(Canceled, "Redis lost its data, and this request with it").Then("Nothing was changed. Run the command again."))
+			run.decide(func(s *Status) {
+				s.State, s.Err = Expired, Errorf(Canceled, "Redis lost its data, and this request with it").Then("%s", next)
+			})
 			err = r.finish(ctx, run)
 			w.lease.Release()
 			if err != nil {

@@ -3,3 +3,5 @@
 package simulate
 
 const defaultSeeds = 500
+
+const stepsNth = 2

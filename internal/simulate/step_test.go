@@ -28,7 +28,7 @@ func TestEachStep(t *testing.T) {
 	for load, commands := range loads {
 		for _, step := range steps {
 			for _, do := range []action{kill, sleep} {
-				for nth := 1; nth <= 2; nth++ { // the first, or the one asked for later
+				for nth := 1; nth <= stepsNth; nth++ { // the first, or the one asked for later
 					f := &fault{point: pointStep(step), nth: nth, do: do, long: 25 * time.Second, back: 4 * time.Second}
 					p := &plan{seed: 7, commands: commands, faults: []*fault{f}, bad: map[int]bool{}, ends: time.Minute}
 					synctest.Test(t, func(t *testing.T) {
@@ -48,7 +48,7 @@ func TestEachStep(t *testing.T) {
 		}
 	}
 	for _, step := range steps {
-		if fired[step] < 2 {
+		if fired[step] < stepsNth {
 			t.Errorf("step %s was reached in %d of %d runs", step, fired[step], len(loads)*4)
 		}
 	}
