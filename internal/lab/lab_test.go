@@ -251,9 +251,16 @@ func testSwarm(t *testing.T, l *Lab) {
 		t.Fatal(err)
 	}
 	script := `nslookup tasks.pizza 127.0.0.11 | awk '/^Address/ && !/127.0.0.11/ {print $NF}' | sort -u | while read ip; do timeout 5 wget -q -O /dev/null http://$ip/passwd && echo ok; done`
-	out, err = m.Docker(ctx, "exec", strings.TrimSpace(id), "sh", "-c", script)
-	if strings.Count(out, "ok") != 3 {
-		t.Errorf("over the overlay: %q %v", out, err)
+	// The other nodes' tasks are known on this one a moment after they run.
+	err = poll(ctx, 30*time.Second, func(ctx context.Context) error {
+		out, err := m.Docker(ctx, "exec", strings.TrimSpace(id), "sh", "-c", script)
+		if err == nil && strings.Count(out, "ok") != 3 {
+			err = fmt.Errorf("%q", out)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error("over the overlay:", err)
 	}
 }
 
