@@ -366,6 +366,9 @@ func (r *Runner) deliverOne(ctx context.Context, entry string) error {
 	defer cancel()
 	switch {
 	case errors.Is(err, store.ErrNotFound): // Redis has lost it
+	case what == "message" && rec.Status != nil && rec.Told == n && rec.Status.State != rec.State:
+		// It goes on by now, and whoever works on it shows that; it may come back to this state.
+		return r.Store.Reschedule(ctx, outbox, entry, r.Env.Now().Add(tellAgain))
 	case what == "message" && rec.Status != nil && rec.Told == n:
 		return r.showStored(ctx, rec, entry)
 	case what == "audit" && rec.Audit != nil:
@@ -495,6 +498,7 @@ func (r *Runner) tellGone(ctx context.Context) error {
 			if w == nil || err != nil {
 				continue
 			}
+			w.rec.Message = r.remembered.name(id) // Redis has lost that, too
 			run := r.newRun(w, req)
 			next := "Nothing was changed. Run the command again."
 			if op, err := r.decode(req); err == nil {
