@@ -459,7 +459,7 @@ func (e *notYet) Error() string { return "not its turn: " + e.why }
 func (r *Runner) wait(ctx context.Context, run *Run, before record, why string) error {
 	if now := run.w.record(); now.Begun == before.Begun && (why == "" || now.State == Waiting && now.Note == why) {
 		r.remembered.touch(run.ID, r.Env.Now())
-		return queue.ErrBusy // nothing was written
+		return r.keepAlive(ctx, run)
 	}
 	if before.State == Waiting && before.Note == why {
 		// Its message says so already.
@@ -472,6 +472,27 @@ func (r *Runner) wait(ctx context.Context, run *Run, before record, why string) 
 	}
 	run.update(func(s *Status) { s.State, s.Note = Waiting, why })
 	return r.putBack(ctx, run, func(rec *record) { rec.Note, rec.Away = why, time.Time{} })
+}
+
+// keepAliveOne in so many looks of about a second at what waits writes its record again.
+const keepAliveOne = 3600
+
+// keepAlive has what waits for weeks, such as a push to a frozen app, outlive the time of its keys.
+func (r *Runner) keepAlive(ctx context.Context, run *Run) error {
+	if run.w.record().State != Waiting || mrand.N(keepAliveOne) > 0 {
+		return queue.ErrBusy
+	}
+	ref, err := r.messageRef(ctx, run.w.record())
+	if err == nil && ref != "" {
+		err = r.Store.Put(ctx, messageKey(run.ID), ref, queue.Retention)
+	}
+	if err == nil {
+		err = run.w.write(ctx, func(*record) {})
+	}
+	if err != nil {
+		return err
+	}
+	return queue.ErrBusy
 }
 
 // leavesFlight is for what is put back: its job stays in the queue.
