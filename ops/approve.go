@@ -100,7 +100,7 @@ func (r *Runner) park(ctx context.Context, run *Run) error {
 	}
 	r.failpoint("pending")
 	run.message.finish(entry, run.w.record())
-	r.remember(run)
+	r.parked.add(run)
 	return nil
 }
 

@@ -31,10 +31,9 @@ func (p *pace) step() time.Duration {
 	return d
 }
 
-// whileAway calls do, and retries it for as long as it fails with Unavailable, that is, while
-// Docker, the swarm's leader, a registry or a forge does not answer. Meanwhile the operation's
-// note says who does not answer and until when it is retried. Any other result is returned at
-// once.
+// whileAway calls do and retries it while it fails with Unavailable: Docker, the swarm's leader, a
+// registry or a forge does not answer. Meanwhile the operation's note names that part and the time
+// of the last retry. Any other result is returned at once.
 //
 // Use it for every call of an operation that has begun: an engine that restarts, or managers that
 // elect a leader, are no verdict before the operation's own deadline (DeployTimeout for what

@@ -38,9 +38,8 @@ type Operation interface {
 	Converge(ctx context.Context, run *Run) (string, error)
 }
 
-// Watcher is an operation whose Converge only watches what the swarm does. It holds no lock
-// meanwhile, so it is in nobody's way, and must notice by itself that a later change has taken
-// over: then it returns a Canceled error with who did.
+// Watcher is an operation whose Converge only watches what the swarm does, without a lock. A later
+// change may begin meanwhile. Converge then returns a Canceled error that names it.
 type Watcher interface {
 	Operation
 	OnlyWatches()

@@ -28,8 +28,8 @@ type Accepted struct {
 	Reason    string // why there are no jobs
 }
 
-// retryWait is the longest wait before what somebody else was faster with is
-// tried again.
+// retryWait is the longest wait before a write that lost a race is tried again. It is random up to
+// that: jitter avoids livelock.
 const retryWait = 20 * time.Millisecond
 
 // Deploy stores a deploy for every app that follows the pushed branch, unless

@@ -164,7 +164,7 @@ func (w *recordWriter) refresh(ctx context.Context) error {
 	return nil
 }
 
-// tell is write with a status that is to be told: it returns the outbox entry.
+// tell writes the record together with a status for the outbox, and returns the outbox entry.
 func (w *recordWriter) tell(ctx context.Context, s Status, change func(*record), also ...store.Command) (string, error) {
 	if err := w.refresh(ctx); err != nil {
 		return "", err
@@ -184,7 +184,7 @@ func (w *recordWriter) due(entry string, in time.Duration) store.Command {
 	return store.Command{Do: "ZADD", Name: outbox, Args: []any{w.now().Add(in).UnixMilli(), entry}}
 }
 
-// finish makes the final state durable, the audit entry and all that is to be told.
+// finish stores in one step: the final state, the audit entry and the outbox entries.
 func (w *recordWriter) finish(ctx context.Context, run *Run, e Entry) (string, error) {
 	text, err := json.Marshal(e)
 	if err != nil {

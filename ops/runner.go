@@ -76,7 +76,7 @@ type Runner struct {
 	links      linkReader
 	noted      notes
 	name       string // of this process
-	remembered remembered
+	parked     parked
 	stuck      map[string]int // of interrupted operations: in how many sweeps nobody was at them
 	wake       chan struct{}  // holds one token when something is to be delivered
 	loops      sync.WaitGroup
@@ -320,7 +320,7 @@ func (r *Runner) attempt(ctx context.Context, w *recordWriter) error {
 	}
 	wait := new(notYet)
 	if errors.As(err, &wait) {
-		return r.wait(ctx, run, rec, wait.why)
+		return r.wait(ctx, run, rec, wait.why, time.Time{})
 	}
 	if err == nil {
 		defer end()
@@ -334,7 +334,7 @@ func (r *Runner) attempt(ctx context.Context, w *recordWriter) error {
 	case errors.Is(err, errPark):
 		return r.park(ctx, run)
 	case errors.As(err, &wait):
-		return r.wait(ctx, run, rec, wait.why)
+		return r.wait(ctx, run, rec, wait.why, time.Time{})
 	case errors.Is(err, errRedis) && !run.DryRun:
 		r.interrupted(ctx, run, "Can't reach Redis. Nothing was changed; retrying.")
 		return queue.ErrBusy // what Redis does not take is no verdict
@@ -344,7 +344,7 @@ func (r *Runner) attempt(ctx context.Context, w *recordWriter) error {
 		r.interrupted(ctx, run, "Waggle is restarting; this resumes by itself.")
 		return queue.ErrInterrupted
 	case r.stillAway(ctx, run, err):
-		return r.waitForAway(ctx, run, err)
+		return r.waitForAway(ctx, run, rec, err)
 	}
 	r.conclude(run, err)
 	return r.finish(ctx, run)
@@ -390,8 +390,8 @@ func (r *Runner) interrupted(ctx context.Context, run *Run, note string) {
 	}
 }
 
-// finish makes the final state durable, with its audit entry and everything that is to be told,
-// in one step; then it is told.
+// finish stores the final state, its audit entry and the outbox entries in one step. Delivery comes
+// after that.
 func (r *Runner) finish(ctx context.Context, run *Run) error {
 	ctx, cancel := detached(ctx)
 	defer cancel()
@@ -454,24 +454,33 @@ type notYet struct{ why string } // "" when that cannot be told
 
 func (e *notYet) Error() string { return "not its turn: " + e.why }
 
-// wait shows what an operation waits for, unless its message says so already, and
-// puts it back.
-func (r *Runner) wait(ctx context.Context, run *Run, before record, why string) error {
+// wait requeues an operation and shows what it waits for, unless its message says so already. before is
+// the record as the attempt found it; away is since when a part does not answer, if that is why.
+func (r *Runner) wait(ctx context.Context, run *Run, before record, why string, away time.Time) error {
 	if now := run.w.record(); now.Begun == before.Begun && (why == "" || now.State == Waiting && now.Note == why) {
-		r.remembered.touch(run.ID, r.Env.Now())
+		r.parked.touch(run.ID, r.Env.Now())
 		return r.keepAlive(ctx, run)
 	}
+	waits := func(rec *record) {
+		rec.State, rec.Note, rec.Away = Waiting, why, away
+		rec.Approved, rec.Open = run.status.Decision, false
+	}
+	// Its job stays in the queue.
+	leavesFlight := store.Command{Do: "SREM", Name: inflight, Args: []any{run.ID}}
 	if before.State == Waiting && before.Note == why {
-		// Its message says so already.
-		err := run.w.write(ctx, func(rec *record) { rec.State, rec.Note, rec.Open, rec.Away = Waiting, why, false, time.Time{} }, leavesFlight(run.ID))
+		if err := run.w.write(ctx, waits, leavesFlight); err != nil {
+			return err
+		}
+	} else {
+		run.update(func(s *Status) { s.State, s.Note = Waiting, why })
+		entry, err := run.w.tell(ctx, run.snapshot(), waits, leavesFlight)
 		if err != nil {
 			return err
 		}
-		r.remember(run)
-		return queue.ErrBusy
+		run.message.finish(entry, run.w.record())
 	}
-	run.update(func(s *Status) { s.State, s.Note = Waiting, why })
-	return r.putBack(ctx, run, func(rec *record) { rec.Note, rec.Away = why, time.Time{} })
+	r.parked.add(run)
+	return queue.ErrBusy
 }
 
 // keepAliveOne in so many looks of about a second at what waits writes its record again.
@@ -500,19 +509,6 @@ func leavesFlight(id string) store.Command {
 	return store.Command{Do: "SREM", Name: inflight, Args: []any{id}}
 }
 
-func (r *Runner) putBack(ctx context.Context, run *Run, change func(*record)) error {
-	entry, err := run.w.tell(ctx, run.snapshot(), func(rec *record) {
-		rec.State, rec.Approved, rec.Open = Waiting, run.status.Decision, false
-		change(rec)
-	}, leavesFlight(run.ID))
-	if err != nil {
-		return err
-	}
-	run.message.finish(entry, run.w.record())
-	r.remember(run)
-	return queue.ErrBusy
-}
-
 // stillAway says whether a part that does not answer may be waited for: it is the engine or the
 // swarm's leader, nothing was changed, and the deadline has not passed since that began.
 func (r *Runner) stillAway(ctx context.Context, run *Run, err error) bool {
@@ -534,19 +530,14 @@ func (r *Runner) engineAway(ctx context.Context) bool {
 	return CodeOf(err) == Unavailable || ctx.Err() != nil
 }
 
-// waitForAway puts an operation back until what it needs answers again.
-func (r *Runner) waitForAway(ctx context.Context, run *Run, err error) error {
-	rec := run.w.record()
-	since := rec.Away
+// waitForAway is wait for an operation whose plan an unavailable part prevents.
+func (r *Runner) waitForAway(ctx context.Context, run *Run, before record, err error) error {
+	since := before.Away
 	if since.IsZero() {
 		since = r.Env.Now()
 	}
-	why := fmt.Sprintf("%s. Nothing was changed. Retrying until %s", sentenceOf(err), clockTime(since.Add(r.Env.DeployTimeout)))
-	if rec.State == Waiting && rec.Note == why {
-		return queue.ErrBusy
-	}
-	run.update(func(s *Status) { s.State, s.Note = Waiting, why })
-	return r.putBack(ctx, run, func(rec *record) { rec.Note, rec.Away = why, since })
+	until := clockTime(since.Add(r.Env.DeployTimeout))
+	return r.wait(ctx, run, before, fmt.Sprintf("%s. Nothing was changed. Retrying until %s", sentenceOf(err), until), since)
 }
 
 // takeTurn lets the Preparers of a target go one after the other, the newest of

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 	"sync"
@@ -70,7 +71,7 @@ func (r *Runner) open(ctx context.Context, rec record, again bool, noted func(re
 		return nil, err
 	}
 	if ref == "" {
-		ref = r.remembered.name(rec.ID) // Redis may have lost it
+		ref = r.parked.name(rec.ID) // Redis may have lost it
 	}
 	if ref == "" && again {
 		ref = MaybePosted
@@ -409,105 +410,92 @@ func (r *Runner) showStored(ctx context.Context, rec record, entry string) error
 	return r.closeMessage(ctx, m, rec.ID, entry)
 }
 
-// remembered are the operations that this process has parked or requeued, to report them if Redis
-// loses its data: nobody else knows of them.
-type remembered struct {
-	mu  sync.Mutex
-	all map[string]Status
-	of  map[string]Request
-	by  map[string]*teller
-	at  map[string]time.Time // when this process last had it
+// parked are the operations that this process has parked or requeued, to report them if Redis loses
+// its data: nobody else knows of them.
+type parked struct {
+	mu sync.Mutex
+	by map[string]parkedOperation // by id
 }
 
-func (r *Runner) remember(run *Run) {
-	r.remembered.mu.Lock()
-	defer r.remembered.mu.Unlock()
-	if r.remembered.all == nil {
-		r.remembered.all, r.remembered.of, r.remembered.at = map[string]Status{}, map[string]Request{}, map[string]time.Time{}
-		r.remembered.by = map[string]*teller{}
+type parkedOperation struct {
+	request Request
+	status  Status
+	message *teller
+	at      time.Time // when this process last had it
+}
+
+func (p *parked) add(run *Run) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.by == nil {
+		p.by = map[string]parkedOperation{}
 	}
-	r.remembered.at[run.ID] = r.Env.Now()
-	if last := r.remembered.by[run.ID]; last == nil || run.message.name() != "" || last.name() == "" {
-		r.remembered.by[run.ID] = run.message
+	message := run.message
+	if before := p.by[run.ID].message; before != nil && before.name() != "" && message.name() == "" {
+		message = before // this attempt had nothing to show
 	}
-	r.remembered.all[run.ID], r.remembered.of[run.ID] = run.snapshot(), run.Request
+	p.by[run.ID] = parkedOperation{run.Request, run.snapshot(), message, run.Now()}
 }
 
-func (a *remembered) forget(id string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	delete(a.all, id)
-	delete(a.of, id)
-	delete(a.at, id)
-	delete(a.by, id)
+func (p *parked) forget(id string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.by, id)
 }
 
-func (a *remembered) touch(id string, now time.Time) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if _, known := a.all[id]; known {
-		a.at[id] = now
+func (p *parked) touch(id string, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if op, known := p.by[id]; known {
+		op.at = now
+		p.by[id] = op
 	}
 }
 
 // name is the Reporter's name of an operation's message, as far as this process knows it.
-func (a *remembered) name(id string) string {
-	a.mu.Lock()
-	by := a.by[id]
-	a.mu.Unlock()
-	if by == nil {
-		return ""
+func (p *parked) name(id string) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if op, known := p.by[id]; known {
+		return op.message.name()
 	}
-	return by.name()
+	return ""
 }
 
-func (a *remembered) last(id string) time.Time {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.at[id]
-}
-
-func (a *remembered) list() map[string]Status {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	out := make(map[string]Status, len(a.all))
-	for id, s := range a.all {
-		out[id] = s
-	}
-	return out
+func (p *parked) list() map[string]parkedOperation {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return maps.Clone(p.by)
 }
 
 // tellGone ends and reports operations whose record Redis has lost.
 func (r *Runner) tellGone(ctx context.Context) error {
-	for id, s := range r.remembered.list() {
+	for id, op := range r.parked.list() {
 		rec, err := r.read(ctx, id)
 		switch {
 		case err == nil && rec.State != Pending && rec.State != Waiting:
-			r.remembered.forget(id)
-		case err == nil && rec.State == Waiting && r.Env.Now().Sub(r.remembered.last(id)) > jobLost:
+			r.parked.forget(id)
+		case err == nil && rec.State == Waiting && r.Env.Now().Sub(op.at) > jobLost:
 			// Its job should have come back: Redis may have lost it while the record was written anew.
-			r.remembered.touch(id, r.Env.Now())
+			r.parked.touch(id, r.Env.Now())
 			if err := r.takeUp(ctx, id); err != nil {
 				return err
 			}
 		case errors.Is(err, store.ErrNotFound):
-			r.remembered.mu.Lock()
-			req := r.remembered.of[id]
-			r.remembered.mu.Unlock()
-			w, err := r.take(ctx, req)
+			w, err := r.take(ctx, op.request)
 			if w == nil || err != nil {
 				continue
 			}
-			w.rec.Message = r.remembered.name(id) // Redis has lost that, too
-			run := r.newRun(w, req)
+			w.rec.Message = r.parked.name(id) // Redis has lost that, too
+			run := r.newRun(w, op.request)
 			next := "Nothing was changed. Run the command again."
-			if op, err := r.decode(req); err == nil {
-				if d, ok := op.(*Deploy); ok && !d.Hand {
+			if lost, err := r.decode(op.request); err == nil {
+				if d, ok := lost.(*Deploy); ok && !d.Hand {
 					next = fmt.Sprintf("Nothing was changed. `/deploy %s` deploys it.", d.App)
 				}
 			}
-			s.Decision, s.Token, s.Note = nil, "", ""
-			run.status = s
+			run.status = op.status
+			run.status.Decision, run.status.Token, run.status.Note = nil, "", ""
 			run.decide(func(s *Status) {
 				s.State, s.Err = Expired, Errorf(Canceled, "Redis lost its data, and this request with it").Then("%s", next)
 			})
@@ -516,7 +504,7 @@ func (r *Runner) tellGone(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			r.remembered.forget(id)
+			r.parked.forget(id)
 		case err != nil && !errors.Is(err, errUndecodable):
 			return err
 		}
