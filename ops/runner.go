@@ -504,11 +504,6 @@ func (r *Runner) keepAlive(ctx context.Context, run *Run) error {
 	return queue.ErrBusy
 }
 
-// leavesFlight is for what is put back: its job stays in the queue.
-func leavesFlight(id string) store.Command {
-	return store.Command{Do: "SREM", Name: inflight, Args: []any{id}}
-}
-
 // stillAway says whether a part that does not answer may be waited for: it is the engine or the
 // swarm's leader, nothing was changed, and the deadline has not passed since that began.
 func (r *Runner) stillAway(ctx context.Context, run *Run, err error) bool {
